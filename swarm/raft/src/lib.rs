@@ -1,1 +1,31 @@
-//! skep-raft
+//! The replicated store of the managers: [`skep_state::State`] kept the same on all of them by Raft (openraft 0.9).
+//!
+//! Everything that knows openraft is behind [`RaftNode`]; no other crate names it.
+//!
+//! - [`RaftNode`]: open, initialise, propose, read, watch, add and remove managers.
+//! - [`Transport`]: what the mesh gives us: one request, one answer, to one node.
+//! - [`RaftOptions`], the error enums, [`Subscription`]: the rest of the public face.
+//! - `log`: the durable log, an append-only journal of checked records in segments.
+//! - `machine`: the state in memory, and its snapshots on disk.
+//! - `elect`: when to stand for election (a pre-vote round of our own), and who leads.
+//! - `propose`: many proposals into one log entry, forwarding to the leader.
+//! - `rpc`, `network`: what goes over the transport.
+//!
+//! ```text
+//! propose ─▶ batcher ─▶ openraft ─▶ log (fdatasync) ─▶ followers' logs ─▶ committed ─▶ machine ─▶ watchers
+//!    │ follower: forwarded to the leader, then waits until its own machine has applied the index
+//! ```
+
+mod error;
+mod node;
+mod options;
+mod subscription;
+mod transport;
+mod types;
+
+pub use error::{MembershipError, OpenError, ProposeError, ReadError};
+pub use node::RaftNode;
+pub use options::RaftOptions;
+pub use subscription::{Subscription, Update};
+pub use transport::{Transport, TransportError};
+pub use types::{Leadership, Manager, raft_id};

@@ -1,0 +1,142 @@
+//! Why something did not work: one enum for each thing a caller does.
+
+use std::io;
+use std::path::PathBuf;
+
+use skep_state::Conflict;
+
+/// The words that Docker's users know for a swarm without a leader.
+const NO_LEADER: &str = "The swarm does not have a leader. It's possible that too few managers are online. Make sure more than half of the managers are online.";
+
+/// Why [`crate::RaftNode::open`] failed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A file operation failed.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// Another process has the folder.
+    #[error("{} is in use by another process", path.display())]
+    InUse {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// A file holds what this program did not write there. The file is left as it is.
+    #[error("{} is damaged at byte {offset}: {reason}", path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// Where in it.
+        offset: u64,
+        /// What is wrong there.
+        reason: String,
+    },
+    /// The folder belongs to another node.
+    #[error("{} belongs to node {found}, not to {expected}", path.display())]
+    OtherNode {
+        /// The file that says so.
+        path: PathBuf,
+        /// Whose folder it is.
+        found: String,
+        /// Who wanted it.
+        expected: String,
+    },
+    /// The options contradict each other.
+    #[error("raft options: {0}")]
+    Options(String),
+    /// openraft did not start.
+    #[error("raft did not start: {0}")]
+    Start(String),
+}
+
+/// Why [`crate::RaftNode::propose`] failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// The state refused it; nothing was changed.
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
+    /// There is no leader to take it. Certainly not accepted: it may be proposed again.
+    #[error("{NO_LEADER}")]
+    NoLeader,
+    /// A leader took it, but was lost before it answered: the change may or may not have been made, or may yet be.
+    /// Proposing the same objects with the same versions again is safe: whichever comes second is a conflict.
+    #[error("the leader was lost before it confirmed the change: it may or may not have been made")]
+    LeaderLost,
+    /// The time is up: as for [`Self::LeaderLost`], the change may have been made.
+    #[error("the change was not confirmed in time: it may or may not have been made")]
+    Timeout,
+    /// More bytes than one transaction may have.
+    #[error("the change has {bytes} bytes, more than the {limit} that fit")]
+    TooLarge {
+        /// Its encoded size.
+        bytes: usize,
+        /// The most.
+        limit: usize,
+    },
+    /// This node's Raft is shut down.
+    #[error("raft is stopped on this node")]
+    Stopped,
+    /// This node's (or the leader's) disk failed; its Raft has stopped.
+    #[error("the raft log failed: {0}")]
+    Storage(String),
+}
+
+/// Why the managers could not be changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MembershipError {
+    /// No leader to do it.
+    #[error("{NO_LEADER}")]
+    NoLeader,
+    /// The node did not receive the log in time; it was taken out again.
+    #[error("manager {node_id} did not catch up in time; is it reachable?")]
+    NotCaughtUp {
+        /// The node.
+        node_id: String,
+    },
+    /// The last manager cannot go.
+    #[error("manager {node_id} is the last one")]
+    LastManager {
+        /// The node.
+        node_id: String,
+    },
+    /// Two node IDs with one Raft ID, or one that is too long.
+    #[error("node ID {node_id} cannot be used: {reason}")]
+    BadNodeId {
+        /// The node.
+        node_id: String,
+        /// Why.
+        reason: String,
+    },
+    /// This node already belongs to a swarm.
+    #[error("this node is already part of a swarm")]
+    AlreadyInitialized,
+    /// Not confirmed in time, or the leader was lost meanwhile: look at the members before trying again.
+    #[error("the change of managers was not confirmed: {0}")]
+    Unconfirmed(String),
+    /// The first transaction was not accepted.
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+    /// This node's Raft is shut down.
+    #[error("raft is stopped on this node")]
+    Stopped,
+}
+
+/// Why a read could not be made certain.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// No leader with a majority behind it.
+    #[error("{NO_LEADER}")]
+    NoLeader,
+    /// This node did not catch up with the leader in time.
+    #[error("this manager did not catch up with the leader in time")]
+    Timeout,
+    /// This node's Raft is shut down.
+    #[error("raft is stopped on this node")]
+    Stopped,
+}
