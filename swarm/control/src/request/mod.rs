@@ -1,1 +1,27 @@
-//! Requests of the API, checked and turned into transactions.
+//! What users may ask of the swarm: requests are checked here and become transactions, or are refused.
+//!
+//! Pure, as all of this crate: the state that a manager has, what the user sent, and the identifiers and times that the
+//! caller brings go in; a [`Transaction`](skep_state::Transaction) or a [`Refusal`] comes out. The checks and their
+//! words are swarmkit's (`manager/controlapi`), because scripts look for them. Two managers may check against the same
+//! state at once: what must be unique is checked again by [`State::apply`](skep_state::State::apply).
+//!
+//! - [`create_service`], [`update_service`], [`remove_service`]
+//! - [`update_node`], [`remove_node`]
+//! - [`update_cluster`]
+//! - [`find`]: from what a user typed to the object
+//! - [`Refusal`]: why not
+
+mod cluster;
+mod container;
+pub mod find;
+mod node;
+mod ports;
+mod refusal;
+mod service;
+mod spec;
+
+pub use cluster::{NewTokens, check_cluster_spec, update_cluster};
+pub use node::{remove_node, update_node};
+pub use ports::{DYNAMIC_PORT_FIRST, DYNAMIC_PORT_LAST, allocate_ports};
+pub use refusal::{Refusal, RefusalKind};
+pub use service::{Rollback, create_service, remove_service, update_service};
