@@ -15,6 +15,7 @@
 //! - [`wire`]: the datagram format, with fragments for paths that are too narrow
 //! - [`reassembly`]: fragments back into packets, bounded in memory and time
 //! - [`flow`]: which peer a client's flow came in from, so that replies find their way back
+//! - [`flow_key`]: what makes two packets one flow
 //! - [`counters`]: what was carried, and what was dropped and why
 //! - [`checksum`]: the Internet checksum
 
@@ -24,6 +25,7 @@ pub mod checksum;
 pub mod coalesce;
 pub mod counters;
 pub mod flow;
+pub mod flow_key;
 pub mod forwarder;
 pub mod packet;
 pub mod reassembly;
