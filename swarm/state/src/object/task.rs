@@ -44,6 +44,10 @@ pub struct Task {
     /// Not to be started before this moment (the restart delay).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_after: Option<Timestamp>,
+    /// When it came to run, by its node's clock (as `status.timestamp` is): the updater measures from here how long
+    /// it ran before it failed. Absent when it never ran.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub running_since: Option<Timestamp>,
     /// Its addresses.
     #[serde(rename = "NetworksAttachments", skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<NetworkAttachment>,
