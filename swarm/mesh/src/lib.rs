@@ -1,1 +1,64 @@
-//! skep-mesh
+//! The mesh: who a node is, and how nodes talk.
+//!
+//! One UDP socket per node carries everything over QUIC. A peer **is** its certificate (node id, role, cluster);
+//! addresses are hints. Two protocols share the port: `skep-join/1` (the server is proven by the CA digest in the
+//! join token, the client is unproven) and `skep-mesh/1` (mutual TLS). Traffic classes ([`Class`]) are connections
+//! of their own, so that bulk data never delays control messages.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`ca`], [`identity`], [`token`] | the certificate authority, a node's key and certificate, join tokens |
+//! | [`handler`] | what a node does with what its peers send |
+//! | [`mesh`] | the endpoint: requests, streams, datagrams, peers |
+//! | [`join`](mod@join) | asking a manager for a certificate |
+//! | [`frame`] | length-prefixed, bounded frames on streams |
+#![forbid(unsafe_code)]
+
+pub mod ca;
+pub mod frame;
+pub mod handler;
+pub mod identity;
+pub mod join;
+pub mod mesh;
+pub mod token;
+pub mod wire_limits {
+    //! Bounds that callers meet.
+    pub use crate::wire::MAX_BODY;
+}
+
+mod accept;
+mod backoff;
+mod base36;
+mod class;
+mod congestion;
+mod data_path;
+mod dial;
+mod error;
+mod link;
+mod liveness;
+mod peer;
+mod serve;
+mod socket;
+mod status;
+mod stream;
+mod ticker;
+mod tls;
+mod transport;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+pub use base36::random_id;
+pub use ca::{CaError, CertificateAuthority};
+pub use class::Class;
+pub use data_path::DataPath;
+pub use error::{DatagramError, MeshError, RequestError, StreamError};
+pub use frame::{FrameError, read_frame, write_frame};
+pub use handler::{Handler, RemoteError};
+pub use identity::{Identity, IdentityError, NewKey, PeerIdentity, Role};
+pub use join::{JoinError, JoinOptions, JoinReply, JoinRequest, join};
+pub use mesh::{Mesh, MeshConfig, PeerConfig};
+pub use status::PeerStatus;
+pub use stream::{RecvStream, SendStream};
+pub use token::{CaDigest, JoinToken, TokenError};

@@ -1,0 +1,146 @@
+//! Taking calls: which protocol and class, then who it is, then in.
+//!
+//! ```text
+//! packet --> class in its connection id --> handshake (certificate for mesh, none for join) --> hello --> installed
+//!              | unknown: ignored             | no or foreign certificate: TLS alert   | wrong class, not admitted:
+//!              |                              | 10 s: dropped                          |   closed
+//! too many handshakes at once: first a proof of address (Retry), then refused
+//! ```
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use quinn::{Connection, Incoming};
+use rustls::pki_types::CertificateDer;
+
+use crate::class::{Class, Purpose};
+use crate::identity::{IdentityError, PeerIdentity};
+use crate::link::{CloseCode, Link};
+use crate::mesh::Inner;
+use crate::wire::{Hello, StreamType, WireError, opening};
+use crate::{join, serve, socket};
+
+/// Time for a handshake and a hello.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// With fewer free places for handshakes than this, callers must first prove their address.
+const PROOF_BELOW: usize = 96;
+
+/// Why a call was not taken.
+#[derive(Debug, thiserror::Error)]
+enum AcceptError {
+    #[error("handshake: {0}")]
+    Handshake(#[from] quinn::ConnectionError),
+    #[error("peer certificate: {0}")]
+    Identity(#[from] IdentityError),
+    #[error("node {0} is not admitted")]
+    NotAdmitted(String),
+    #[error("hello: {0}")]
+    Hello(#[from] WireError),
+    #[error("the first packet said {dialled:?}, the hello says {said:?}")]
+    OtherClass { dialled: Class, said: Class },
+    #[error("answer the hello: {0}")]
+    Answer(#[from] quinn::WriteError),
+    #[error("too many peers")]
+    TooManyPeers,
+}
+
+pub(crate) async fn run(inner: Arc<Inner>) {
+    while let Some(incoming) = inner.endpoint.accept().await {
+        take(&inner, incoming);
+    }
+}
+
+fn take(inner: &Arc<Inner>, incoming: Incoming) {
+    let Some(purpose) = Purpose::from_cid(&incoming.orig_dst_cid()) else {
+        incoming.ignore();
+        return;
+    };
+    if inner.handshakes.available_permits() < PROOF_BELOW && !incoming.remote_address_validated() {
+        // A caller that has proven its address already cannot be asked again; dropping refuses it.
+        let _ = incoming.retry();
+        return;
+    }
+    let Ok(permit) = inner.handshakes.clone().try_acquire_owned() else {
+        incoming.refuse();
+        return;
+    };
+    let remote = socket::canonical(incoming.remote_address());
+    let config = inner.credentials().server(purpose);
+    let task_inner = inner.clone();
+    inner.spawn(async move {
+        let inner = task_inner;
+        let connecting = match incoming.accept_with(config) {
+            Ok(connecting) => connecting,
+            Err(error) => {
+                tracing::debug!(%remote, %error, "accept");
+                return;
+            }
+        };
+        match purpose {
+            Purpose::Mesh(class) => {
+                let welcomed = tokio::time::timeout(HANDSHAKE, async {
+                    let connection = connecting.await?;
+                    let link = welcome(&inner, &connection, class).await;
+                    link.inspect_err(|error| reject(&connection, error))
+                });
+                match welcomed.await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => tracing::debug!(%remote, %error, "accept"),
+                    Err(_) => tracing::debug!(%remote, "the handshake took too long"),
+                }
+            }
+            Purpose::Join => join::serve(&inner, connecting, remote).await,
+        }
+        drop(permit);
+    });
+}
+
+async fn welcome(inner: &Arc<Inner>, connection: &Connection, class: Class) -> Result<(), AcceptError> {
+    let peer = identify(connection)?;
+    if !inner.admits(&peer) {
+        return Err(AcceptError::NotAdmitted(peer.node_id));
+    }
+    let (mut send, mut recv) = connection.accept_bi().await?;
+    let hello = Hello::read(&mut recv).await?;
+    if hello.class != class {
+        return Err(AcceptError::OtherClass { dialled: class, said: hello.class });
+    }
+    let ours = Hello { incarnation: inner.incarnation, class };
+    let mut parts = opening(StreamType::Hello, 0, ours.encode());
+    send.write_all_chunks(&mut parts).await?;
+    // Fails only on a stream that is finished already.
+    let _ = send.finish();
+    let known = inner.peer_or_new(&peer.node_id).ok_or(AcceptError::TooManyPeers)?;
+    if class == Class::Control {
+        known.learn(socket::canonical(connection.remote_address()));
+    }
+    let sequence = inner.next_sequence();
+    let link = Link::new(
+        connection.clone(),
+        Arc::new(peer),
+        class,
+        false,
+        hello.incarnation,
+        sequence,
+        Instant::now(),
+    );
+    serve::start(inner, &known, link);
+    Ok(())
+}
+
+fn reject(connection: &Connection, error: &AcceptError) {
+    let code = match error {
+        AcceptError::NotAdmitted(_) => CloseCode::Refused,
+        AcceptError::TooManyPeers => CloseCode::TooMany,
+        _ => CloseCode::Protocol,
+    };
+    code.close(connection);
+}
+
+/// Who is at the other end, out of the certificate that TLS has verified.
+pub(crate) fn identify(connection: &Connection) -> Result<PeerIdentity, IdentityError> {
+    let chain =
+        connection.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
+    let leaf = chain.as_ref().and_then(|chain| chain.first());
+    PeerIdentity::from_certificate(leaf.ok_or_else(|| IdentityError::Pem("no certificate was shown".into()))?)
+}

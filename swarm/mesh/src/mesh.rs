@@ -1,0 +1,537 @@
+//! The mesh endpoint: what a node calls to reach its peers.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use quinn::{ClientConfig, Endpoint, ServerConfig, TokioRuntime, VarInt};
+use tokio::runtime;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use crate::class::{Class, Purpose};
+use crate::data_path::DataPath;
+use crate::error::{DatagramError, MeshError, RequestError, StreamError};
+use crate::handler::Handler;
+use crate::identity::{Identity, PeerIdentity};
+use crate::join::JoinLimit;
+use crate::link::{CloseCode, Link, Use};
+use crate::peer::Peer;
+use crate::status::PeerStatus;
+use crate::stream::{RecvStream, SendStream};
+use crate::tls::TlsConfigs;
+use crate::transport::{self, Transports};
+use crate::wire::{self, MAX_BODY, StreamType, WireError};
+use crate::{accept, dial, socket, ticker};
+
+/// Docker's port, here UDP.
+pub const DEFAULT_PORT: u16 = 2377;
+/// How long a request or stream waits for a connection that is being made, at most.
+pub const CONNECT_WAIT: Duration = Duration::from_secs(3);
+/// Peers that an endpoint remembers; connections of further ones are refused.
+const MAX_PEERS: usize = 10_000;
+/// Removed nodes that are refused without asking the handler; it has the last word on all others.
+const MAX_REMOVED: usize = 4096;
+/// Unauthenticated handshakes in progress.
+const MAX_HANDSHAKES: usize = 128;
+/// How long `close` waits for the peers to take notice.
+const CLOSE_WAIT: Duration = Duration::from_secs(1);
+
+/// How to start a mesh.
+#[derive(Debug, Clone)]
+pub struct MeshConfig {
+    /// Where to listen. `[::]` takes IPv4 as well.
+    pub listen: SocketAddr,
+    /// Who we are.
+    pub identity: Identity,
+    /// Largest UDP payload that path MTU discovery tries on data and bulk connections, bytes (at most 8952).
+    pub max_mtu: u16,
+}
+
+/// How to treat a peer.
+#[derive(Debug, Clone, Default)]
+pub struct PeerConfig {
+    /// Where it may be; hints only.
+    pub addresses: Vec<SocketAddr>,
+    /// Whether a control connection is kept up even when nothing needs one.
+    pub keep: bool,
+}
+
+/// A running endpoint. Clones are handles of the same one; the last one dropped stops it.
+#[derive(Clone)]
+pub struct Mesh {
+    inner: Arc<Inner>,
+    _stop: Arc<StopOnDrop>,
+}
+
+struct StopOnDrop(Arc<Inner>);
+
+/// What an endpoint's tasks share.
+pub(crate) struct Inner {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) handler: Arc<dyn Handler>,
+    pub(crate) node_id: String,
+    pub(crate) incarnation: u64,
+    pub(crate) epoch: Instant,
+    pub(crate) handshakes: Arc<Semaphore>,
+    pub(crate) join_limit: Mutex<JoinLimit>,
+    credentials: RwLock<Arc<Credentials>>,
+    transports: Transports,
+    peers: RwLock<HashMap<String, Arc<Peer>>>,
+    removed: Mutex<VecDeque<String>>,
+    closed: watch::Sender<bool>,
+    tasks: Mutex<JoinSet<()>>,
+    runtime: runtime::Handle,
+    sequence: AtomicU64,
+}
+
+/// What the current certificate makes.
+pub(crate) struct Credentials {
+    identity: Identity,
+    clients: [ClientConfig; 3],
+    mesh_servers: [Arc<ServerConfig>; 3],
+    join_server: Arc<ServerConfig>,
+}
+
+impl MeshConfig {
+    /// The defaults: every IPv4 address, port 2377, jumbo frames where the path has them.
+    pub fn new(identity: Identity) -> Self {
+        Self {
+            listen: (Ipv4Addr::UNSPECIFIED, DEFAULT_PORT).into(),
+            identity,
+            max_mtu: transport::DEFAULT_MAX_MTU,
+        }
+    }
+}
+
+// === impl Mesh ===
+
+impl Mesh {
+    /// Binds the socket and starts accepting. Must be called within a tokio runtime.
+    pub async fn start(config: MeshConfig, handler: Arc<dyn Handler>) -> Result<Self, MeshError> {
+        let transports = Transports::new(config.max_mtu.min(transport::DEFAULT_MAX_MTU));
+        let credentials = Credentials::new(config.identity.clone(), &transports)?;
+        let socket = socket::listen(config.listen)
+            .map_err(|source| MeshError::Bind { addr: config.listen, source })?;
+        let endpoint = Endpoint::new(
+            transport::endpoint_config(&config.identity),
+            Some((*credentials.mesh_servers[Class::Control.index()]).clone()),
+            socket,
+            Arc::new(TokioRuntime),
+        )
+        .map_err(MeshError::Endpoint)?;
+        let inner = Arc::new(Inner {
+            endpoint,
+            handler,
+            node_id: config.identity.node_id().to_owned(),
+            incarnation: rand::random(),
+            epoch: Instant::now(),
+            handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
+            join_limit: Mutex::new(JoinLimit::new(Instant::now())),
+            credentials: RwLock::new(Arc::new(credentials)),
+            transports,
+            peers: RwLock::default(),
+            removed: Mutex::default(),
+            closed: watch::Sender::new(false),
+            tasks: Mutex::new(JoinSet::new()),
+            runtime: runtime::Handle::current(),
+            sequence: AtomicU64::new(0),
+        });
+        inner.spawn(accept::run(inner.clone()));
+        inner.spawn(ticker::run(inner.clone()));
+        Ok(Self { _stop: Arc::new(StopOnDrop(inner.clone())), inner })
+    }
+
+    /// This node.
+    pub fn node_id(&self) -> &str {
+        &self.inner.node_id
+    }
+
+    /// The identity in use.
+    pub fn identity(&self) -> Identity {
+        self.inner.credentials().identity.clone()
+    }
+
+    /// Where the socket is bound.
+    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.inner.endpoint.local_addr()
+    }
+
+    /// Tells all peers, waits (a second at most) until they know, and ends all tasks. The port is free once the last
+    /// handle is dropped.
+    pub async fn close(&self) {
+        self.inner.stop();
+        let _ = tokio::time::timeout(CLOSE_WAIT, self.inner.endpoint.wait_idle()).await;
+        let mut tasks = std::mem::take(&mut *self.inner.tasks.lock());
+        let ended = async { while tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(CLOSE_WAIT, ended).await.is_err() {
+            tracing::warn!("mesh tasks did not end in time");
+        }
+    }
+
+    /// Uses a renewed certificate (or another role) for new handshakes. Connections that are up stay.
+    pub fn update_identity(&self, identity: Identity) -> Result<(), MeshError> {
+        if identity.node_id() != self.inner.node_id {
+            return Err(MeshError::OtherNode {
+                own: self.inner.node_id.clone(),
+                new: identity.node_id().to_owned(),
+            });
+        }
+        let credentials = Credentials::new(identity, &self.inner.transports)?;
+        let control = (*credentials.mesh_servers[Class::Control.index()]).clone();
+        self.inner.endpoint.set_server_config(Some(control));
+        *self.inner.credentials.write() = Arc::new(credentials);
+        Ok(())
+    }
+
+    /// Makes a peer known, or changes its addresses. Nothing that is up is closed.
+    pub fn set_peer(&self, node_id: &str, config: PeerConfig) {
+        if node_id == self.inner.node_id {
+            return;
+        }
+        self.inner.removed.lock().retain(|removed| removed != node_id);
+        let Some(peer) = self.inner.peer_or_new(node_id) else { return };
+        peer.configure(config.addresses, config.keep);
+        if config.keep {
+            dial::ensure(&self.inner, &peer, Class::Control);
+        }
+        for slot in &peer.slots {
+            slot.demand.notify_one();
+        }
+    }
+
+    /// Closes all connections to a node and refuses new ones until `set_peer` names it again.
+    pub fn remove_peer(&self, node_id: &str) {
+        let mut removed = self.inner.removed.lock();
+        if !removed.iter().any(|known| known == node_id) {
+            if removed.len() >= MAX_REMOVED {
+                removed.pop_front();
+            }
+            removed.push_back(node_id.to_owned());
+        }
+        drop(removed);
+        let Some(peer) = self.inner.peers.write().remove(node_id) else { return };
+        peer.removed.store(true, Ordering::Release);
+        for slot in &peer.slots {
+            slot.drop_queued();
+            for link in slot.links.lock().iter() {
+                link.close(CloseCode::Removed);
+            }
+            slot.demand.notify_one();
+        }
+    }
+
+    /// Asks a peer over the control connection. `timeout` covers everything, waiting for a connection included (which
+    /// itself is bounded by [`CONNECT_WAIT`]). Only [`RequestError::NotConnected`], `UnknownPeer`, `TooLarge` and
+    /// `Closed` mean that the peer has certainly not seen the request.
+    pub async fn request(
+        &self,
+        node_id: &str,
+        kind: u16,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<Bytes, RequestError> {
+        let lost =
+            |reason: String| RequestError::ConnectionLost { node_id: node_id.to_owned(), kind, reason };
+        let started = Instant::now();
+        let wait = timeout.min(CONNECT_WAIT);
+        let (mut send, mut recv, held) =
+            self.inner.open(node_id, Class::Control, StreamType::Request, kind, body, wait).await?;
+        let answered = async {
+            send.finish().map_err(|error| lost(error.to_string()))?;
+            wire::read_answer(&mut recv).await.map_err(|error| lost(reason(held.link(), &error)))
+        };
+        let left = timeout.saturating_sub(started.elapsed());
+        match tokio::time::timeout(left, answered).await {
+            Err(_) => Err(RequestError::Timeout { node_id: node_id.to_owned(), kind, timeout }),
+            Ok(Err(error)) => Err(error),
+            Ok(Ok(Ok(body))) => Ok(body),
+            Ok(Ok(Err(error))) => Err(RequestError::Remote { node_id: node_id.to_owned(), error }),
+        }
+    }
+
+    /// Opens a stream to a peer's [`Handler::stream`]. `Class::Control` for sessions, `Class::Bulk` for big data;
+    /// `Class::Data` has no streams. Waits at most [`CONNECT_WAIT`] for a connection.
+    pub async fn open_stream(
+        &self,
+        node_id: &str,
+        class: Class,
+        kind: u16,
+        header: Bytes,
+    ) -> Result<(SendStream, RecvStream), StreamError> {
+        if class == Class::Data {
+            return Err(StreamError::NoStreams(class));
+        }
+        let (send, recv, held) =
+            self.inner.open(node_id, class, StreamType::Stream, kind, header, CONNECT_WAIT).await?;
+        Ok((SendStream::new(send, held.clone()), RecvStream::new(recv, held)))
+    }
+
+    /// Sends one datagram on the data connection, never waiting. Without a connection one is dialled and a bounded
+    /// number of datagrams is held.
+    pub fn send_datagram(&self, node_id: &str, datagram: Bytes) -> Result<(), DatagramError> {
+        let peer = self.inner.peer(node_id).ok_or(DatagramError::UnknownPeer)?;
+        DataPath::new(self.inner.clone(), peer).send(datagram)
+    }
+
+    /// The largest datagram that the path to a peer takes now; nothing while no data connection is up. At least 1100
+    /// bytes, grows as path MTU discovery goes on.
+    pub fn max_datagram(&self, node_id: &str) -> Option<usize> {
+        self.inner.peer(node_id)?.slot(Class::Data).current()?.connection.max_datagram_size()
+    }
+
+    /// A handle for sending many datagrams to one peer.
+    pub fn data_path(&self, node_id: &str) -> Option<DataPath> {
+        Some(DataPath::new(self.inner.clone(), self.inner.peer(node_id)?))
+    }
+
+    /// When anything last came from a peer, to a heartbeat's precision (200 ms) or better.
+    pub fn last_heard(&self, node_id: &str) -> Option<Instant> {
+        self.inner.peer(node_id)?.last_heard()
+    }
+
+    /// The smoothed round-trip time of the control connection.
+    pub fn rtt(&self, node_id: &str) -> Option<Duration> {
+        Some(self.inner.peer(node_id)?.slot(Class::Control).current()?.connection.rtt())
+    }
+
+    /// Whether a control connection is up.
+    pub fn is_connected(&self, node_id: &str) -> bool {
+        self.inner.peer(node_id).is_some_and(|peer| peer.slot(Class::Control).current().is_some())
+    }
+
+    /// All peers, by node id.
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        let mut peers: Vec<PeerStatus> = self.inner.peers().iter().map(|peer| PeerStatus::of(peer)).collect();
+        peers.sort_by(|a, b| a.node_id.cmp(&b.node_id));
+        peers
+    }
+
+    #[cfg(test)]
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
+    }
+}
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+// === impl Inner ===
+
+impl Inner {
+    pub(crate) fn credentials(&self) -> Arc<Credentials> {
+        self.credentials.read().clone()
+    }
+
+    pub(crate) fn peer(&self, node_id: &str) -> Option<Arc<Peer>> {
+        self.peers.read().get(node_id).cloned()
+    }
+
+    pub(crate) fn peers(&self) -> Vec<Arc<Peer>> {
+        self.peers.read().values().cloned().collect()
+    }
+
+    pub(crate) fn peer_or_new(&self, node_id: &str) -> Option<Arc<Peer>> {
+        if let Some(peer) = self.peer(node_id) {
+            return Some(peer);
+        }
+        let mut peers = self.peers.write();
+        if peers.len() >= MAX_PEERS && !peers.contains_key(node_id) {
+            tracing::warn!(node_id, "more than {MAX_PEERS} peers; this one is ignored");
+            return None;
+        }
+        let new = || Peer::new(node_id.to_owned(), &self.node_id, self.epoch);
+        Some(peers.entry(node_id.to_owned()).or_insert_with(new).clone())
+    }
+
+    /// Forgets a peer that only its connections had made known.
+    pub(crate) fn forget_if_unconfigured(&self, peer: &Arc<Peer>) {
+        let mut peers = self.peers.write();
+        let unused = !peer.is_configured() && peer.slots.iter().all(|slot| slot.links.lock().is_empty());
+        if unused && peers.get(&peer.node_id).is_some_and(|known| Arc::ptr_eq(known, peer)) {
+            peers.remove(&peer.node_id);
+            peer.removed.store(true, Ordering::Release);
+            peer.slots.iter().for_each(|slot| slot.demand.notify_one());
+        }
+    }
+
+    /// Whether a peer may be connected to: certificate, cluster, removed ones, the handler's opinion.
+    pub(crate) fn admits(&self, peer: &PeerIdentity) -> bool {
+        let own = self.credentials();
+        peer.cluster_id == own.identity.cluster_id()
+            && peer.node_id != self.node_id
+            && !self.removed.lock().contains(&peer.node_id)
+            && self.handler.authorize(peer)
+    }
+
+    pub(crate) fn next_sequence(&self) -> u64 {
+        self.sequence.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        *self.closed.borrow()
+    }
+
+    /// Resolves once the mesh closes.
+    pub(crate) async fn closing(&self) {
+        // An error would mean that the sender is gone, which lives as long as we do.
+        let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
+    }
+
+    /// Runs a task that ends at the latest when the mesh closes.
+    pub(crate) fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
+        let inner = self.clone();
+        let until_closed = async move {
+            tokio::select! {
+                () = inner.closing() => {}
+                () = task => {}
+            }
+        };
+        self.tasks.lock().spawn_on(until_closed, &self.runtime);
+    }
+
+    /// Throws away what is left of ended tasks.
+    pub(crate) fn reap(&self) {
+        let mut tasks = self.tasks.lock();
+        while let Some(ended) = tasks.try_join_next() {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a mesh task died");
+            }
+        }
+    }
+
+    fn stop(&self) {
+        if !self.closed.send_replace(true) {
+            self.endpoint.close(VarInt::from_u32(0), CloseCode::Shutdown.reason().as_bytes());
+        }
+    }
+
+    /// The current connection of a class, waiting for one (and asking for it to be dialled) if need be.
+    pub(crate) async fn connected(
+        self: &Arc<Self>,
+        peer: &Arc<Peer>,
+        class: Class,
+        wait: Duration,
+    ) -> Result<Arc<Link>, RequestError> {
+        let slot = peer.slot(class);
+        if let Some(link) = slot.current() {
+            return Ok(link);
+        }
+        slot.note_demand(self.epoch, Instant::now());
+        dial::ensure(self, peer, class);
+        let mut current = slot.current.subscribe();
+        let waited = tokio::select! {
+            () = self.closing() => return Err(RequestError::Closed),
+            waited = tokio::time::timeout(wait, current.wait_for(Option::is_some)) => waited,
+        };
+        let link = waited.ok().and_then(|found| found.ok().and_then(|link| link.clone()));
+        link.ok_or_else(|| RequestError::NotConnected {
+            node_id: peer.node_id.clone(),
+            waited: wait,
+            last_error: peer.last_error(),
+        })
+    }
+
+    /// Opens a stream and writes its opening. Before the opening is written, a connection that breaks is replaced.
+    async fn open(
+        self: &Arc<Self>,
+        node_id: &str,
+        class: Class,
+        stream_type: StreamType,
+        kind: u16,
+        body: Bytes,
+        wait: Duration,
+    ) -> Result<(quinn::SendStream, quinn::RecvStream, Use), RequestError> {
+        if self.is_closed() {
+            return Err(RequestError::Closed);
+        }
+        if body.len() > MAX_BODY {
+            return Err(RequestError::TooLarge { kind, len: body.len(), max: MAX_BODY });
+        }
+        let peer = self.peer(node_id).ok_or_else(|| RequestError::UnknownPeer(node_id.to_owned()))?;
+        let started = Instant::now();
+        loop {
+            let left = wait.saturating_sub(started.elapsed());
+            let link = self.connected(&peer, class, left).await?;
+            let Some(held) = link.begin() else {
+                tokio::task::yield_now().await;
+                continue;
+            };
+            let opened =
+                tokio::time::timeout(left.max(Duration::from_millis(1)), link.connection.open_bi()).await;
+            let (mut send, recv) = match opened {
+                Ok(Ok(streams)) => streams,
+                // Nothing was sent on it: wait for its successor.
+                Ok(Err(_)) => {
+                    peer.uninstall(&link, Instant::now());
+                    continue;
+                }
+                Err(_) => {
+                    let last_error = Some("as many streams as it allows are open".to_owned());
+                    return Err(RequestError::NotConnected {
+                        node_id: node_id.to_owned(),
+                        waited: wait,
+                        last_error,
+                    });
+                }
+            };
+            let mut parts = wire::opening(stream_type, kind, body);
+            let written = send.write_all_chunks(&mut parts);
+            return match tokio::time::timeout(left.max(WRITE_WAIT), written).await {
+                Ok(Ok(())) => Ok((send, recv, held)),
+                // A handler that refuses a body stops the stream and answers all the same.
+                Ok(Err(quinn::WriteError::Stopped(_))) => Ok((send, recv, held)),
+                Ok(Err(error)) => {
+                    let reason = error.to_string();
+                    Err(RequestError::ConnectionLost { node_id: node_id.to_owned(), kind, reason })
+                }
+                Err(_) => Err(RequestError::Timeout {
+                    node_id: node_id.to_owned(),
+                    kind,
+                    timeout: left.max(WRITE_WAIT),
+                }),
+            };
+        }
+    }
+}
+
+/// A body that has begun to flow gets this long at least.
+const WRITE_WAIT: Duration = Duration::from_secs(1);
+
+/// The most telling description of a broken stream.
+fn reason(link: &Link, error: &WireError) -> String {
+    link.connection.close_reason().map_or_else(|| error.to_string(), |reason| reason.to_string())
+}
+
+// === impl Credentials ===
+
+impl Credentials {
+    fn new(identity: Identity, transports: &Transports) -> Result<Self, MeshError> {
+        let tls = TlsConfigs::new(&identity)?;
+        Ok(Self {
+            clients: Class::ALL.map(|class| transports.client(class, &tls)),
+            mesh_servers: Class::ALL.map(|class| Arc::new(transports.server(Purpose::Mesh(class), &tls))),
+            join_server: Arc::new(transports.server(Purpose::Join, &tls)),
+            identity,
+        })
+    }
+
+    pub(crate) fn client(&self, class: Class) -> ClientConfig {
+        self.clients[class.index()].clone()
+    }
+
+    pub(crate) fn server(&self, purpose: Purpose) -> Arc<ServerConfig> {
+        match purpose {
+            Purpose::Mesh(class) => self.mesh_servers[class.index()].clone(),
+            Purpose::Join => self.join_server.clone(),
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! One peer: its addresses and, per class, its connections and which of them is the current one.
+//!
+//! Both sides may dial at once. Neither connection is refused; both sides by themselves prefer the one that the smaller
+//! node id dialled, then the newer, and the other one drains (see `link`). A connection from another process of the
+//! same node (its incarnation differs) replaces all that were there: the former process is gone.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+use crate::class::Class;
+use crate::link::{CloseCode, Link};
+
+/// Connections of one class to one peer: the current one and a few that drain.
+const MAX_LINKS: usize = 4;
+/// Addresses remembered of one peer.
+pub(crate) const MAX_ADDRESSES: usize = 16;
+/// Datagrams held while a data connection is made.
+const MAX_QUEUED_DATAGRAMS: usize = 256;
+/// The same in bytes.
+const MAX_QUEUED_BYTES: usize = 512 << 10;
+
+pub(crate) struct Peer {
+    pub(crate) node_id: String,
+    /// Whether our id is the smaller one, so that connections that we dialled are preferred.
+    we_are_smaller: bool,
+    pub(crate) slots: [Slot; 3],
+    pub(crate) removed: AtomicBool,
+    state: Mutex<State>,
+    last_heard: AtomicU64,
+    epoch: Instant,
+}
+
+/// The connections of one class.
+pub(crate) struct Slot {
+    pub(crate) current: watch::Sender<Option<Arc<Link>>>,
+    pub(crate) links: Mutex<Vec<Arc<Link>>>,
+    /// Wakes the dialler: somebody needs a connection, or something changed.
+    pub(crate) demand: Notify,
+    pub(crate) dialler_runs: AtomicBool,
+    last_demand: AtomicU64,
+    queued: Mutex<Queued>,
+}
+
+#[derive(Default)]
+struct State {
+    addresses: Vec<SocketAddr>,
+    learned: Option<SocketAddr>,
+    keep: bool,
+    configured: bool,
+    last_error: Option<String>,
+}
+
+#[derive(Default)]
+struct Queued {
+    datagrams: VecDeque<Bytes>,
+    bytes: usize,
+}
+
+/// What an installed connection changed.
+pub(crate) struct Installed {
+    /// It is the first one of its class.
+    pub(crate) came_up: bool,
+}
+
+impl Peer {
+    pub(crate) fn new(node_id: String, own_id: &str, epoch: Instant) -> Arc<Self> {
+        Arc::new(Self {
+            we_are_smaller: own_id < node_id.as_str(),
+            node_id,
+            slots: Class::ALL.map(|_| Slot::new()),
+            removed: AtomicBool::new(false),
+            state: Mutex::default(),
+            last_heard: AtomicU64::new(0),
+            epoch,
+        })
+    }
+
+    pub(crate) fn slot(&self, class: Class) -> &Slot {
+        &self.slots[class.index()]
+    }
+
+    pub(crate) fn configure(&self, mut addresses: Vec<SocketAddr>, keep: bool) {
+        addresses.truncate(MAX_ADDRESSES);
+        let mut state = self.state.lock();
+        state.addresses = addresses;
+        state.keep = keep;
+        state.configured = true;
+    }
+
+    pub(crate) fn learn(&self, address: SocketAddr) {
+        self.state.lock().learned = Some(address);
+    }
+
+    /// Where to dial: what was configured, then where the peer last called from.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        let state = self.state.lock();
+        let mut addresses = state.addresses.clone();
+        addresses.extend(state.learned.filter(|learned| !state.addresses.contains(learned)));
+        addresses
+    }
+
+    pub(crate) fn keep(&self) -> bool {
+        self.state.lock().keep
+    }
+
+    pub(crate) fn is_configured(&self) -> bool {
+        self.state.lock().configured
+    }
+
+    pub(crate) fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_error(&self, error: Option<String>) {
+        self.state.lock().last_error = error;
+    }
+
+    pub(crate) fn last_error(&self) -> Option<String> {
+        self.state.lock().last_error.clone()
+    }
+
+    pub(crate) fn heard(&self, now: Instant) {
+        self.last_heard.fetch_max(since(self.epoch, now), Ordering::AcqRel);
+    }
+
+    pub(crate) fn last_heard(&self) -> Option<Instant> {
+        match self.last_heard.load(Ordering::Acquire) {
+            0 => None,
+            micros => Some(self.epoch + Duration::from_micros(micros)),
+        }
+    }
+
+    /// Takes a new connection in.
+    pub(crate) fn install(&self, link: &Arc<Link>, now: Instant) -> Installed {
+        for slot in &self.slots {
+            let mut links = slot.links.lock();
+            let gone = links.extract_if(.., |other| other.incarnation != link.incarnation);
+            gone.for_each(|other| other.close(CloseCode::Restarted));
+            // The class of the new connection is settled below, in one step.
+            if !std::ptr::eq(slot, self.slot(link.class)) {
+                self.settle(slot, &mut links, now);
+            }
+        }
+        let slot = self.slot(link.class);
+        let mut links = slot.links.lock();
+        let came_up = links.is_empty();
+        links.push(link.clone());
+        if links.len() > MAX_LINKS {
+            let current = slot.current();
+            let worst =
+                links.iter().position(|other| current.as_ref().is_none_or(|c| c.sequence != other.sequence));
+            if let Some(worst) = worst {
+                links.remove(worst).close(CloseCode::TooMany);
+            }
+        }
+        self.settle(slot, &mut links, now);
+        drop(links);
+        if link.class == Class::Data {
+            slot.flush();
+        }
+        slot.demand.notify_one();
+        Installed { came_up }
+    }
+
+    /// Takes a connection out; true if it was the last of its class.
+    pub(crate) fn uninstall(&self, link: &Link, now: Instant) -> bool {
+        let slot = self.slot(link.class);
+        let mut links = slot.links.lock();
+        let before = links.len();
+        links.retain(|other| other.sequence != link.sequence);
+        let removed = links.len() < before;
+        self.settle(slot, &mut links, now);
+        slot.demand.notify_one();
+        removed && links.is_empty()
+    }
+
+    /// Chooses the current connection and marks the others as draining.
+    fn settle(&self, slot: &Slot, links: &mut [Arc<Link>], now: Instant) {
+        let best = links
+            .iter()
+            .filter(|link| !link.is_closed())
+            .max_by_key(|link| rank(self.we_are_smaller, link.dialled, link.sequence))
+            .cloned();
+        for link in links.iter() {
+            let mut draining = link.draining_since.lock();
+            match best.as_ref().is_some_and(|best| best.sequence == link.sequence) {
+                true => *draining = None,
+                false => *draining = draining.or(Some(now)),
+            }
+        }
+        slot.current.send_if_modified(|current| {
+            let same = current.as_ref().map(|link| link.sequence) == best.as_ref().map(|link| link.sequence);
+            *current = best;
+            !same
+        });
+    }
+}
+
+/// What makes a connection better than another one of the same class to the same process.
+fn rank(we_are_smaller: bool, we_dialled: bool, sequence: u64) -> (bool, u64) {
+    (we_are_smaller == we_dialled, sequence)
+}
+
+impl Slot {
+    fn new() -> Self {
+        Self {
+            current: watch::Sender::new(None),
+            links: Mutex::default(),
+            demand: Notify::new(),
+            dialler_runs: AtomicBool::new(false),
+            last_demand: AtomicU64::new(0),
+            queued: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn current(&self) -> Option<Arc<Link>> {
+        self.current.borrow().clone()
+    }
+
+    pub(crate) fn note_demand(&self, epoch: Instant, now: Instant) {
+        self.last_demand.store(since(epoch, now), Ordering::Release);
+        self.demand.notify_one();
+    }
+
+    pub(crate) fn wanted_within(&self, epoch: Instant, now: Instant, window: Duration) -> bool {
+        match self.last_demand.load(Ordering::Acquire) {
+            0 => false,
+            micros => now.saturating_duration_since(epoch + Duration::from_micros(micros)) < window,
+        }
+    }
+
+    /// Holds a datagram until a connection is up; false if there is no room.
+    pub(crate) fn queue(&self, datagram: Bytes) -> bool {
+        let mut queued = self.queued.lock();
+        if queued.datagrams.len() >= MAX_QUEUED_DATAGRAMS || queued.bytes + datagram.len() > MAX_QUEUED_BYTES
+        {
+            return false;
+        }
+        queued.bytes += datagram.len();
+        queued.datagrams.push_back(datagram);
+        true
+    }
+
+    /// Sends what was held.
+    pub(crate) fn flush(&self) {
+        let Some(link) = self.current() else { return };
+        let queued = std::mem::take(&mut *self.queued.lock());
+        for datagram in queued.datagrams {
+            // Too large for the path, or lost again: datagrams may get lost.
+            let _ = link.connection.send_datagram(datagram);
+        }
+    }
+
+    pub(crate) fn drop_queued(&self) {
+        *self.queued.lock() = Queued::default();
+    }
+}
+
+/// Microseconds, at least 1: 0 stands for never.
+fn since(epoch: Instant, now: Instant) -> u64 {
+    u64::try_from(now.saturating_duration_since(epoch).as_micros()).unwrap_or(u64::MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_sides_prefer_the_same_connection() {
+        // (dialled by the smaller side, sequence at the smaller, sequence at the larger)
+        let first = (true, 1, 2);
+        let second = (false, 2, 1);
+        let at_smaller = rank(true, first.0, first.1) > rank(true, second.0, second.1);
+        let at_larger = rank(false, !first.0, first.2) > rank(false, !second.0, second.2);
+        assert!(at_smaller && at_larger);
+    }
+
+    #[test]
+    fn of_two_dialled_by_the_same_side_the_newer_wins() {
+        assert!(rank(true, true, 2) > rank(true, true, 1));
+        assert!(rank(true, false, 2) > rank(true, false, 1));
+    }
+
+    #[test]
+    fn queue_is_bounded() {
+        let slot = Slot::new();
+        let datagram = Bytes::from_static(&[0; 1000]);
+        let taken = (0..MAX_QUEUED_DATAGRAMS + 10).filter(|_| slot.queue(datagram.clone())).count();
+        assert_eq!(taken, MAX_QUEUED_DATAGRAMS);
+        slot.drop_queued();
+        assert!(!slot.queue(Bytes::from(vec![0; MAX_QUEUED_BYTES + 1])));
+        assert!(slot.queue(datagram));
+    }
+}

@@ -1,0 +1,1 @@
+//! Two and more endpoints on loopback.

@@ -1,0 +1,188 @@
+//! The mesh's own messages.
+//!
+//! Every stream opens with eight bytes: version, type, kind (2), length (4), all big endian, then a body of that length.
+//! An answer opens with seven: status, code (2), length (4). A heartbeat is a datagram of two bytes: version, flags.
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+
+use crate::class::Class;
+use crate::frame::{FrameError, read_bytes};
+use crate::handler::RemoteError;
+
+/// First byte of everything.
+const VERSION: u8 = 1;
+/// Bodies of requests, answers and stream headers, bytes. A Raft snapshot travels in pieces or on a stream.
+pub const MAX_BODY: usize = 16 << 20;
+/// Text of a refusal, bytes.
+const MAX_MESSAGE: usize = 4 << 10;
+/// A hello is 17 bytes.
+const MAX_HELLO: usize = 64;
+
+/// What a stream is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StreamType {
+    Hello,
+    Request,
+    Stream,
+    Join,
+}
+
+/// How a stream opens.
+#[derive(Debug)]
+pub(crate) struct Opening {
+    pub(crate) stream_type: StreamType,
+    pub(crate) kind: u16,
+    pub(crate) len: usize,
+}
+
+/// First message of a connection, both ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Hello {
+    /// Random per process: tells a restarted peer from one that dials twice.
+    pub(crate) incarnation: u64,
+    pub(crate) class: Class,
+}
+
+/// What a heartbeat says of the connection it runs on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Heartbeat {
+    /// The sender opens no more streams here: it has a better connection.
+    pub(crate) draining: bool,
+    /// The sender sees no stream open here.
+    pub(crate) idle: bool,
+}
+
+/// What is wrong with a message.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WireError {
+    #[error("unknown protocol version {0}")]
+    Version(u8),
+    #[error("unknown message type {0}")]
+    Type(u8),
+    #[error("malformed hello")]
+    Hello,
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error("read: {0}")]
+    Read(#[from] quinn::ReadExactError),
+}
+
+impl StreamType {
+    fn code(self) -> u8 {
+        match self {
+            Self::Hello => 0,
+            Self::Request => 1,
+            Self::Stream => 2,
+            Self::Join => 3,
+        }
+    }
+
+    fn from_code(code: u8) -> Option<Self> {
+        [Self::Hello, Self::Request, Self::Stream, Self::Join].into_iter().find(|known| known.code() == code)
+    }
+}
+
+/// The opening of a stream with its body, as parts to write at once.
+pub(crate) fn opening(stream_type: StreamType, kind: u16, body: Bytes) -> [Bytes; 2] {
+    let mut head = BytesMut::with_capacity(8);
+    head.put_u8(VERSION);
+    head.put_u8(stream_type.code());
+    head.put_u16(kind);
+    // Callers bound bodies by MAX_BODY.
+    head.put_u32(u32::try_from(body.len()).unwrap_or(u32::MAX));
+    [head.freeze(), body]
+}
+
+pub(crate) async fn read_opening(recv: &mut quinn::RecvStream) -> Result<Opening, WireError> {
+    let mut head = [0u8; 8];
+    recv.read_exact(&mut head).await?;
+    if head[0] != VERSION {
+        return Err(WireError::Version(head[0]));
+    }
+    let stream_type = StreamType::from_code(head[1]).ok_or(WireError::Type(head[1]))?;
+    let len = u32::from_be_bytes([head[4], head[5], head[6], head[7]]) as usize;
+    if len > MAX_BODY {
+        return Err(FrameError::TooLong { len, max: MAX_BODY }.into());
+    }
+    Ok(Opening { stream_type, kind: u16::from_be_bytes([head[2], head[3]]), len })
+}
+
+/// An answer as parts to write at once. An answer beyond the bound becomes a refusal.
+pub(crate) fn answer(result: Result<Bytes, RemoteError>) -> [Bytes; 2] {
+    let result = result.and_then(|body| match body.len() {
+        len if len > MAX_BODY => Err(RemoteError::new(
+            RemoteError::ANSWER_TOO_LARGE,
+            format!("the answer has {len} bytes, more than {MAX_BODY}"),
+        )),
+        _ => Ok(body),
+    });
+    let (status, code, body) = match result {
+        Ok(body) => (0, 0, body),
+        Err(error) => {
+            let mut message = error.message;
+            message.truncate(message.floor_char_boundary(MAX_MESSAGE));
+            (1, error.code, Bytes::from(message))
+        }
+    };
+    let mut head = BytesMut::with_capacity(7);
+    head.put_u8(status);
+    head.put_u16(code);
+    head.put_u32(u32::try_from(body.len()).unwrap_or(u32::MAX));
+    [head.freeze(), body]
+}
+
+pub(crate) async fn read_answer(
+    recv: &mut quinn::RecvStream,
+) -> Result<Result<Bytes, RemoteError>, WireError> {
+    let mut head = [0u8; 7];
+    recv.read_exact(&mut head).await?;
+    let code = u16::from_be_bytes([head[1], head[2]]);
+    let len = u32::from_be_bytes([head[3], head[4], head[5], head[6]]) as usize;
+    let max = if head[0] == 0 { MAX_BODY } else { MAX_MESSAGE };
+    if len > max {
+        return Err(FrameError::TooLong { len, max }.into());
+    }
+    let body = read_bytes(recv, len).await?;
+    Ok(match head[0] {
+        0 => Ok(body),
+        _ => Err(RemoteError::new(code, String::from_utf8_lossy(&body))),
+    })
+}
+
+impl Hello {
+    pub(crate) fn encode(self) -> Bytes {
+        let mut body = BytesMut::with_capacity(9);
+        body.put_u8(self.class.mark());
+        body.put_u64(self.incarnation);
+        body.freeze()
+    }
+
+    pub(crate) async fn read(recv: &mut quinn::RecvStream) -> Result<Self, WireError> {
+        let opening = read_opening(recv).await?;
+        if opening.stream_type != StreamType::Hello || opening.len > MAX_HELLO {
+            return Err(WireError::Hello);
+        }
+        let body = read_bytes(recv, opening.len).await?;
+        // Bytes that a later version appends are ignored.
+        let (mark, rest) = body.split_first().ok_or(WireError::Hello)?;
+        let incarnation = rest.first_chunk::<8>().ok_or(WireError::Hello)?;
+        Ok(Self {
+            class: Class::from_mark(*mark).ok_or(WireError::Hello)?,
+            incarnation: u64::from_be_bytes(*incarnation),
+        })
+    }
+}
+
+impl Heartbeat {
+    pub(crate) fn encode(self) -> Bytes {
+        let flags = u8::from(self.draining) | u8::from(self.idle) << 1;
+        Bytes::copy_from_slice(&[VERSION, flags])
+    }
+
+    pub(crate) fn decode(datagram: &[u8]) -> Option<Self> {
+        match *datagram {
+            [VERSION, flags, ..] => Some(Self { draining: flags & 1 != 0, idle: flags & 2 != 0 }),
+            _ => None,
+        }
+    }
+}
