@@ -1,0 +1,121 @@
+//! What the API needs of the node under it.
+
+use async_trait::async_trait;
+use skep_image::Store;
+use skep_node::{InitRequest, JoinRequest, ManagerStatus, Node, NodeError, NodeInfo, SwarmInfo};
+use skep_state::{State, Timestamp, Transaction};
+
+/// What the API needs of the node under it; [`Node`] in earnest. The methods are [`Node`]'s, see there.
+#[async_trait]
+pub trait Engine: Send + Sync + 'static {
+    /// The image store of this node. Its calls block.
+    fn images(&self) -> &Store;
+    /// What `info` shows of the node itself.
+    async fn info(&self) -> NodeInfo;
+    /// What `info` shows of the swarm.
+    fn swarm_info(&self) -> SwarmInfo;
+    /// Makes a swarm; this node's ID in it.
+    async fn swarm_init(&self, request: InitRequest) -> Result<String, NodeError>;
+    /// Joins a swarm.
+    async fn swarm_join(&self, request: JoinRequest) -> Result<(), NodeError>;
+    /// Leaves the swarm.
+    async fn swarm_leave(&self, force: bool) -> Result<(), NodeError>;
+    /// Shows the replicated state of this manager to `look`, once. Fails, without a call, on any other node.
+    fn look(&self, look: &mut dyn FnMut(&State)) -> Result<(), NodeError>;
+    /// Commits a transaction; `look` sees it afterwards.
+    async fn write(&self, transaction: Transaction) -> Result<u64, NodeError>;
+    /// The place in Raft of a node, if it is a manager.
+    fn manager_status(&self, node_id: &str) -> Option<ManagerStatus>;
+    /// Whether tasks of the swarm can run an image.
+    async fn image_available(&self, reference: &str) -> bool;
+    /// A container of this node that uses an image.
+    fn image_in_use(&self, image_id: &str) -> Option<String>;
+    /// Brings Raft and mesh in line with the node objects.
+    async fn reconcile_membership(&self) -> Result<(), NodeError>;
+    /// A new join token.
+    fn new_join_token(&self, ca_cert_pem: &str) -> Result<String, NodeError>;
+    /// This moment.
+    fn now(&self) -> Timestamp;
+    /// A new random object ID.
+    fn new_id(&self) -> String;
+    /// The port of the mesh.
+    fn mesh_port(&self) -> u16;
+}
+
+impl dyn Engine {
+    /// What `look` finds in the replicated state of this manager.
+    pub(crate) fn read<R>(&self, look: impl FnOnce(&State) -> R) -> Result<R, NodeError> {
+        let mut look = Some(look);
+        let mut found = None;
+        self.look(&mut |state| found = look.take().map(|look| look(state)))?;
+        // An engine that neither fails nor calls breaks its contract; to the user that is a manager that cannot serve.
+        found.ok_or(NodeError::NotManager)
+    }
+}
+
+#[async_trait]
+impl Engine for Node {
+    fn images(&self) -> &Store {
+        Self::images(self)
+    }
+
+    async fn info(&self) -> NodeInfo {
+        Self::info(self).await
+    }
+
+    fn swarm_info(&self) -> SwarmInfo {
+        Self::swarm_info(self)
+    }
+
+    async fn swarm_init(&self, request: InitRequest) -> Result<String, NodeError> {
+        Self::swarm_init(self, request).await
+    }
+
+    async fn swarm_join(&self, request: JoinRequest) -> Result<(), NodeError> {
+        Self::swarm_join(self, request).await
+    }
+
+    async fn swarm_leave(&self, force: bool) -> Result<(), NodeError> {
+        Self::swarm_leave(self, force).await
+    }
+
+    fn look(&self, look: &mut dyn FnMut(&State)) -> Result<(), NodeError> {
+        self.read(look)
+    }
+
+    async fn write(&self, transaction: Transaction) -> Result<u64, NodeError> {
+        Self::write(self, transaction).await
+    }
+
+    fn manager_status(&self, node_id: &str) -> Option<ManagerStatus> {
+        Self::manager_status(self, node_id)
+    }
+
+    async fn image_available(&self, reference: &str) -> bool {
+        Self::image_available(self, reference).await
+    }
+
+    fn image_in_use(&self, image_id: &str) -> Option<String> {
+        Self::image_in_use(self, image_id)
+    }
+
+    async fn reconcile_membership(&self) -> Result<(), NodeError> {
+        Self::reconcile_membership(self).await
+    }
+
+    fn new_join_token(&self, ca_cert_pem: &str) -> Result<String, NodeError> {
+        Self::new_join_token(self, ca_cert_pem)
+    }
+
+    fn now(&self) -> Timestamp {
+        Self::now(self)
+    }
+
+    fn new_id(&self) -> String {
+        Self::new_id(self)
+    }
+
+    fn mesh_port(&self) -> u16 {
+        self.config().listen.port()
+    }
+}

@@ -1,0 +1,65 @@
+//! A task (moby `api/types/swarm/task.go`).
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use skep_state::spec::{StringMap, TaskSpec};
+use skep_state::{Meta, State, TaskState, TaskStatus};
+
+use super::network::TaskNetwork;
+use super::service::read_task_spec;
+
+/// A task.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Task {
+    #[serde(flatten)]
+    meta: Meta,
+    labels: StringMap,
+    spec: TaskSpec,
+    #[serde(rename = "ServiceID", skip_serializing_if = "String::is_empty")]
+    service_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    slot: Option<u64>,
+    #[serde(rename = "NodeID", skip_serializing_if = "String::is_empty")]
+    node_id: String,
+    status: Status,
+    desired_state: TaskState,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    networks_attachments: Vec<Attachment>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Status {
+    #[serde(flatten)]
+    status: TaskStatus,
+    port_status: Value,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Attachment {
+    network: TaskNetwork,
+    addresses: Vec<String>,
+}
+
+impl Task {
+    /// The task as clients see it; `state` has the networks that it is attached to.
+    pub(crate) fn new(task: &skep_state::Task, state: &State) -> Self {
+        let attachments = task.networks.iter().filter_map(|attachment| {
+            let network = state.networks.get(&attachment.network_id)?;
+            Some(Attachment { network: TaskNetwork::from(network), addresses: attachment.addresses.clone() })
+        });
+        Self {
+            meta: task.meta.clone(),
+            labels: StringMap::new(),
+            spec: read_task_spec(&task.spec),
+            service_id: task.service_id.clone(),
+            slot: (task.slot > 0).then_some(task.slot),
+            node_id: task.node_id.clone(),
+            status: Status { status: task.status.clone(), port_status: json!({}) },
+            desired_state: task.desired_state,
+            networks_attachments: attachments.collect(),
+        }
+    }
+}
