@@ -1,0 +1,1 @@
+//! Setting up, adopting, replacing, taking down.
