@@ -13,12 +13,12 @@
 //!   end of the batch ─▶ flush all
 //! ```
 
-use crate::packet::{ACK, IPV4_LEN, IPV6_LEN, PSH, Packet, TCP, TCP_LEN, UDP, UDP_LEN, be16, be32, put16};
+use crate::packet::{
+    ACK, IPV4_LEN, IPV6_LEN, MAX_PACKET, PSH, Packet, TCP, TCP_LEN, UDP, UDP_LEN, be16, be32, put16,
+};
 use crate::split::{fill_ipv4_checksum, ipv4_checksum_is_right, transport_checksum_is_right, transport_sum};
 use crate::vnet::{self, VnetHeader, VnetLayout};
 
-/// The longest packet that an IP header can describe.
-pub const MAX_PACKET: usize = 65_535;
 /// Flows whose packets are joined at the same time. More are rarely in one batch, and the search is linear.
 pub const MAX_OPEN: usize = 8;
 /// Datagrams that are joined at most: the kernel's `UDP_MAX_SEGMENTS` before 6.9.

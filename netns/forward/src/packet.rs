@@ -38,6 +38,8 @@ pub const ACK: u8 = 0x10;
 /// TCP flag CWR.
 pub const CWR: u8 = 0x80;
 
+/// The longest packet that is carried: what IPv4 can describe. No interface has a greater MTU.
+pub const MAX_PACKET: usize = 65_535;
 /// Extension headers that are read before a packet counts as malformed. Real packets have one or two; a chain of
 /// hundreds of empty ones only costs time.
 pub const MAX_EXTENSIONS: usize = 8;
@@ -109,7 +111,7 @@ impl<'a> Packet<'a> {
             IpAddr::V6(_) => usize::from(be16(bytes, 4)) + IPV6_LEN,
         };
         packet.bytes = bytes.get(..len).ok_or(DropReason::Malformed)?;
-        if packet.transport_at > len {
+        if packet.transport_at > len || len > MAX_PACKET {
             return Err(DropReason::Malformed);
         }
         Ok(packet)

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use crate::checksum::Sum;
 use crate::counters::DropReason;
 use crate::packet::{
-    self, ACK, CWR, FIN, IPV4_LEN, IPV6_LEN, PSH, Packet, TCP, UDP, UDP_LEN, be16, be32, put16,
+    ACK, CWR, FIN, IPV4_LEN, IPV6_LEN, PSH, Packet, TCP, TCP_LEN, UDP, UDP_LEN, be16, be32, put16,
 };
 use crate::vnet::{self, VnetHeader};
 
@@ -163,13 +163,12 @@ fn narrow_tcp(header: &VnetHeader, packet: &Packet<'_>, limit: usize) -> Option<
     let tcp = packet.transport();
     // An urgent pointer counts from its segment's start, and the signatures of RFC 2385 and RFC 5925 cover the segment:
     // only plain data is split, with no options or timestamps alone.
-    let plain =
-        tcp[13] & !(ACK | PSH | FIN) == 0 && matches!(&tcp[packet::TCP_LEN..tcp_len], [] | [1, 1, 8, 10, ..]);
-    // A wrong checksum must stay wrong.
-    if !plain
-        || tcp_len > 32
-        || (header.flags & vnet::NEEDS_CSUM == 0 && !transport_checksum_is_right(packet))
-    {
+    let plain = tcp[13] & !(ACK | PSH | FIN) == 0 && matches!(&tcp[TCP_LEN..tcp_len], [] | [1, 1, 8, 10, ..]);
+    // A wrong checksum must stay wrong: it is computed anew only if it is still to be filled in, or was right.
+    let is_partial = header.flags & vnet::NEEDS_CSUM != 0;
+    let is_tcp_sum = usize::from(header.csum_start) == packet.transport_at && header.csum_offset == 16;
+    let may_fill = if is_partial { is_tcp_sum } else { transport_checksum_is_right(packet) };
+    if !plain || tcp_len > TCP_LEN + 12 || !may_fill {
         return None;
     }
     let payload = packet.bytes.len() - headers;
