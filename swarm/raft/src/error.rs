@@ -1,16 +1,17 @@
 //! Why something did not work: one enum for each thing a caller does.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use skep_state::Conflict;
 
 /// The words that Docker's users know for a swarm without a leader.
 const NO_LEADER: &str = "The swarm does not have a leader. It's possible that too few managers are online. Make sure more than half of the managers are online.";
 
-/// Why [`crate::RaftNode::open`] failed.
+/// Why the log or the snapshot could not be read or written.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+pub enum StoreError {
     /// A file operation failed.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
@@ -21,12 +22,6 @@ pub enum OpenError {
         /// The cause.
         source: io::Error,
     },
-    /// Another process has the folder.
-    #[error("{} is in use by another process", path.display())]
-    InUse {
-        /// The lock file.
-        path: PathBuf,
-    },
     /// A file holds what this program did not write there. The file is left as it is.
     #[error("{} is damaged at byte {offset}: {reason}", path.display())]
     Corrupt {
@@ -36,6 +31,48 @@ pub enum OpenError {
         offset: u64,
         /// What is wrong there.
         reason: String,
+    },
+    /// Something cannot be encoded, or is too large for one record.
+    #[error("cannot encode {what}: {reason}")]
+    Encode {
+        /// What.
+        what: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// An earlier write failed. What of it is on the disk is unknown, so that nothing more is written until the log is
+    /// opened again.
+    #[error("the log is closed since an earlier write failed")]
+    Failed,
+    /// The caller broke the order of the log.
+    #[error("entry {index} does not follow entry {last}")]
+    Order {
+        /// The entry given.
+        index: u64,
+        /// The last one in the log.
+        last: u64,
+    },
+}
+
+impl StoreError {
+    /// For `map_err` after a file operation.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+}
+
+/// Why [`crate::RaftNode::open`] failed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The log or the snapshot.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Another process has the folder.
+    #[error("{} is in use by another process", path.display())]
+    InUse {
+        /// The lock file.
+        path: PathBuf,
     },
     /// The folder belongs to another node.
     #[error("{} belongs to node {found}, not to {expected}", path.display())]
@@ -56,7 +93,7 @@ pub enum OpenError {
 }
 
 /// Why [`crate::RaftNode::propose`] failed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum ProposeError {
     /// The state refused it; nothing was changed.
     #[error(transparent)]
@@ -88,7 +125,7 @@ pub enum ProposeError {
 }
 
 /// Why the managers could not be changed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum MembershipError {
     /// No leader to do it.
     #[error("{NO_LEADER}")]
@@ -128,7 +165,7 @@ pub enum MembershipError {
 }
 
 /// Why a read could not be made certain.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum ReadError {
     /// No leader with a majority behind it.
     #[error("{NO_LEADER}")]

@@ -16,14 +16,22 @@
 //!    │ follower: forwarded to the leader, then waits until its own machine has applied the index
 //! ```
 
+mod elect;
 mod error;
+mod files;
+mod log;
+mod machine;
+mod membership;
+mod network;
 mod node;
 mod options;
+mod propose;
+mod rpc;
 mod subscription;
 mod transport;
 mod types;
 
-pub use error::{MembershipError, OpenError, ProposeError, ReadError};
+pub use error::{MembershipError, OpenError, ProposeError, ReadError, StoreError};
 pub use node::RaftNode;
 pub use options::RaftOptions;
 pub use subscription::{Subscription, Update};

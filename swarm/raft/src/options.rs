@@ -70,3 +70,5 @@ pub(crate) const EVENTS_KEPT: usize = 1024;
 pub(crate) const LEADERLESS_PATIENCE: Duration = Duration::from_secs(3);
 /// The log is compacted also when it has grown by this much since the last snapshot, however few its entries are.
 pub(crate) const LOG_BYTES_BETWEEN_SNAPSHOTS: u64 = 64 << 20;
+/// A new manager gets its vote when it is at most this many entries behind where the log was.
+pub(crate) const CATCH_UP_DISTANCE: u64 = 16;

@@ -1,0 +1,80 @@
+//! The snapshot file: records of the log's kind, so that the same checks (and later the same cipher) hold for it.
+//!
+//! ```text
+//! snapshot   [SnapshotHead: what it contains][SnapshotBody: 1 MiB]…[SnapshotBody][SnapshotEnd: length of the body]
+//! ```
+//! It is replaced whole (temporary name, fsync, rename, fsync of the folder), so it is never torn: whatever does not
+//! check is corruption.
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use skep_state::State;
+
+use crate::StoreError;
+use crate::files::write_whole;
+use crate::log::record::{self, Kind};
+use crate::options::SNAPSHOT_BYTES_MAX;
+use crate::types::SnapshotMeta;
+
+pub(super) fn encode(state: &State) -> Result<Vec<u8>, StoreError> {
+    let bytes = rmp_serde::to_vec_named(state)
+        .map_err(|error| StoreError::Encode { what: "a snapshot", reason: error.to_string() })?;
+    if bytes.len() > SNAPSHOT_BYTES_MAX {
+        let reason = format!("{} bytes are more than {SNAPSHOT_BYTES_MAX}", bytes.len());
+        return Err(StoreError::Encode { what: "a snapshot", reason });
+    }
+    Ok(bytes)
+}
+
+pub(super) fn decode(bytes: &[u8]) -> Result<State, String> {
+    rmp_serde::from_slice(bytes).map_err(|error| format!("the state does not decode: {error}"))
+}
+
+pub(super) fn store(path: &Path, meta: &SnapshotMeta, state: &[u8]) -> Result<(), StoreError> {
+    let head = rmp_serde::to_vec_named(meta)
+        .map_err(|error| StoreError::Encode { what: "a snapshot's head", reason: error.to_string() })?;
+    let mut bytes = Vec::with_capacity(state.len() + head.len() + 1024);
+    record::write(&mut bytes, Kind::SnapshotHead, 0, &head)?;
+    for piece in state.chunks(BODY_BYTES) {
+        record::write(&mut bytes, Kind::SnapshotBody, 0, piece)?;
+    }
+    record::write(&mut bytes, Kind::SnapshotEnd, 0, &(state.len() as u64).to_le_bytes())?;
+    write_whole(path, &bytes).map(drop)
+}
+
+/// What the snapshot contains, and the encoded state; `None` when there is no snapshot.
+pub(super) fn load(path: &Path) -> Result<Option<(SnapshotMeta, Vec<u8>)>, StoreError> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(StoreError::io("read", path)(error)),
+    };
+    let corrupt = |offset: usize, reason: &str| StoreError::Corrupt {
+        path: path.to_owned(),
+        offset: offset as u64,
+        reason: reason.to_owned(),
+    };
+    let mut offset = 0;
+    let mut meta = None;
+    let mut state = Vec::with_capacity(bytes.len());
+    loop {
+        let rest = bytes.get(offset..).unwrap_or_default();
+        let record = record::read(rest).map_err(|reason| corrupt(offset, reason))?;
+        match (record.kind, &meta) {
+            (Kind::SnapshotHead, None) => {
+                let head: SnapshotMeta = rmp_serde::from_slice(record.payload)
+                    .map_err(|error| corrupt(offset, &format!("the head does not decode: {error}")))?;
+                meta = Some(head);
+            }
+            (Kind::SnapshotBody, Some(_)) => state.extend_from_slice(record.payload),
+            (Kind::SnapshotEnd, Some(_)) if record.payload == (state.len() as u64).to_le_bytes() => break,
+            _ => return Err(corrupt(offset, "a record that does not belong here")),
+        }
+        offset += record.size;
+    }
+    Ok(meta.map(|meta| (meta, state)))
+}
+
+/// Bytes of the state in one record.
+const BODY_BYTES: usize = 1 << 20;
