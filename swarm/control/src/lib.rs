@@ -36,3 +36,6 @@ pub use agent::{assignments_for, task_status_update};
 pub use node::{next_node_index, node_down, node_ready, node_state_change};
 pub use service::{Mode, ServiceStatus, is_task_dirty, service_status};
 pub use tick::{MAX_CHANGES, Plan, RandomSource, TickInput, tick};
+
+#[cfg(test)]
+mod sim;

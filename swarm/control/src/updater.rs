@@ -14,6 +14,7 @@
 //! older than it. Times are the leader's (`created_at`, `updated_at`), except how long a task ran before it failed,
 //! which its node measured.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use skep_state::object::{UpdateState, UpdateStatus};
@@ -61,7 +62,19 @@ pub(crate) fn run(draft: &mut Draft<'_>, service: &Service, slots: &mut Slots) -
     {
         return fail(draft, service, backwards, config.failure_action, failed);
     }
-    advance(draft, service, slots, &config, &progress)
+    if !advance(draft, service, slots, &config, &progress) {
+        return false;
+    }
+    // What was just done may have left nothing to do: look again before calling it finished.
+    let progress = Progress::read(draft, service, slots, started_at, &config);
+    match progress.settled_at {
+        Some(settled_at) if progress.dirty == 0 && settled_at <= draft.now => complete(draft, service),
+        Some(settled_at) if progress.dirty == 0 => {
+            draft.wake(settled_at);
+            true
+        }
+        _ => true,
+    }
 }
 
 /// Whether a slot needs the updater: it should run something else, or runs two tasks.
@@ -139,7 +152,9 @@ struct Progress {
     /// Slots whose update is under way or in its delay.
     busy: usize,
     /// Slots with a task that this update made.
-    visited: Vec<SlotKey>,
+    visited: BTreeSet<SlotKey>,
+    /// Slots that need the updater still.
+    dirty: usize,
     /// All slots of the update, also those still to do.
     total: usize,
     failures: usize,
@@ -158,13 +173,13 @@ impl Progress {
         config: &Config,
     ) -> Self {
         let mut busy = 0;
-        let mut visited = Vec::new();
+        let mut visited = BTreeSet::new();
         let mut failures = Vec::new();
         let mut settled_at = Some(Timestamp::default());
         let mut wakeups = Vec::new();
         for (key, slot) in slots {
             let Some(made) = task_of_update(draft, service, slot, started_at) else { continue };
-            visited.push(key.clone());
+            visited.insert(key.clone());
             let task = draft.task(made);
             if task.status.state < TaskState::Running {
                 if task.desired_state <= TaskState::Running {
@@ -187,12 +202,12 @@ impl Progress {
         for wakeup in wakeups {
             draft.wake(wakeup);
         }
-        let to_do = slots
-            .iter()
-            .filter(|(key, slot)| !visited.contains(key) && is_dirty(draft, service, slot))
-            .count();
+        let dirty: Vec<&SlotKey> =
+            slots.iter().filter(|(_, slot)| is_dirty(draft, service, slot)).map(|(key, _)| key).collect();
+        let to_do = dirty.iter().filter(|key| !visited.contains(*key)).count();
         Self {
             busy,
+            dirty: dirty.len(),
             total: visited.len() + to_do,
             visited,
             failures: failures.len(),
@@ -227,8 +242,7 @@ pub(crate) fn last_before_update(draft: &Draft<'_>, slot: &Slot, started_at: Tim
     slot.tasks.iter().copied().rev().find(|&task| draft.created_at(task) < started_at)
 }
 
-/// Starts as many slots as there are free workers, finishes those whose new task runs, and ends the update when all
-/// are settled.
+/// Starts as many slots as there are free workers, and finishes those whose new task runs.
 fn advance(
     draft: &mut Draft<'_>,
     service: &Service,
@@ -237,12 +251,10 @@ fn advance(
     progress: &Progress,
 ) -> bool {
     let mut free = config.parallelism.saturating_sub(progress.busy);
-    let mut unfinished = false;
     for (key, slot) in slots.iter_mut() {
         if !is_dirty(draft, service, slot) {
             continue;
         }
-        unfinished = true;
         let live = slot.live(draft);
         let clean = live.iter().copied().filter(|&task| !dirty(draft, service, task)).max_by_key(|&task| {
             let task = draft.task(task);
@@ -270,6 +282,11 @@ fn advance(
             slot.latest()
                 .and_then(|latest| restart::delay_after(draft, latest))
                 .map(|delay| draft.now.plus(delay))
+        } else if !live.is_empty()
+            && live.iter().all(|&task| draft.task(task).status.state < TaskState::Assigned)
+        {
+            // What waits for a node serves nobody yet: it needs no worker.
+            None
         } else if free == 0 {
             continue;
         } else {
@@ -283,21 +300,19 @@ fn advance(
         let Some(made) = draft.create(service, key.0, &key.1, TaskState::Ready) else { return false };
         draft.edit(made, |task| task.start_after = start_after);
         slot.tasks.push(made);
-        if config.order == UpdateOrder::StopFirst {
-            for task in live {
-                draft.shut_down(task);
+        // Start-first keeps the one that serves best, not what an overtaken update had begun beside it.
+        let kept = match config.order {
+            UpdateOrder::StopFirst => None,
+            UpdateOrder::StartFirst => {
+                live.iter().copied().max_by_key(|&task| draft.task(task).status.state.min(TaskState::Running))
             }
-            refresh(draft, slot);
+        };
+        for task in live.into_iter().filter(|&task| Some(task) != kept) {
+            draft.shut_down(task);
         }
+        refresh(draft, slot);
     }
-    match progress.settled_at {
-        Some(settled_at) if !unfinished && settled_at <= draft.now => complete(draft, service),
-        Some(settled_at) if !unfinished => {
-            draft.wake(settled_at);
-            true
-        }
-        _ => true,
-    }
+    true
 }
 
 fn complete(draft: &mut Draft<'_>, service: &Service) -> bool {
