@@ -43,11 +43,15 @@ mod tarstream;
 mod unpack;
 
 #[cfg(test)]
+mod mount_tests;
+#[cfg(test)]
+mod store_tests;
+#[cfg(test)]
 mod testing;
 
 pub use build::{FileEntry, Source};
 pub use digest::Digest;
-pub use error::{Error, Kind, Result};
+pub use error::{Error, Kind, LayerError, Result};
 pub use image::{BlobDescriptor, Image, ImageId, ImageSummary, Layer};
 pub use lease::{BlobWriter, Lease};
 pub use load::{LoadProgress, Loaded};

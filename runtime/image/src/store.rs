@@ -6,6 +6,7 @@
 //!   images.json         images and their names; the only thing that makes blobs and layers live
 //!   blobs/sha256/<hex>  content, complete and verified when it has this name
 //!   layers/<hex>/fs     an unpacked layer by diff ID, complete and on disk when it has this name
+//!   empty/              the lower directory of an image without layers
 //!   temp/               everything unfinished; emptied by open
 //! ```
 //!
@@ -75,7 +76,7 @@ impl Store {
     /// [`Error::Locked`] if another process (or another `open` in this one) has it, [`Error::Record`] if its
     /// record is damaged (nothing is changed then), [`Error::Io`].
     pub fn open(root: &Path) -> Result<Self> {
-        for folder in ["", "blobs", "blobs/sha256", "layers", "temp"] {
+        for folder in ["", "blobs", "blobs/sha256", "layers", "empty", "temp"] {
             let path = root.join(folder);
             DirBuilder::new().recursive(true).mode(0o700).create(&path).io("create", &path)?;
         }
