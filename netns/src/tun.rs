@@ -129,15 +129,6 @@ impl Tun {
         (&self.file).write(frame)
     }
 
-    /// Lets the device go with its last descriptor.
-    pub(crate) fn forget_on_close(&self) -> Result<(), TunError> {
-        ioctl(&self.file, libc::TUNSETPERSIST, 0).map_err(|source| TunError::Set {
-            name: self.name.clone(),
-            what: "the persistence",
-            source,
-        })
-    }
-
     /// The same device for use in a tokio runtime; must be called inside one.
     pub fn into_async(self) -> io::Result<AsyncTun> {
         // SAFETY: the descriptor must stay open and be the same one for as long as it is registered. `Tun` owns its

@@ -40,8 +40,8 @@ mod types;
 mod tests;
 
 pub use types::{
-    AttachedContainer, Attachment, HostNetworkConfig, NetworkError, PUBLISHED_PORTS_MAX, Protocol,
-    PublishedPort, Subnet,
+    AttachedContainer, Attachment, BACKENDS_MAX, BACKENDS_TOTAL_MAX, HostNetworkConfig, NetworkError,
+    PUBLISHED_PORTS_MAX, Protocol, PublishedPort, Subnet,
 };
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -66,7 +66,6 @@ pub const MARK_TABLE: u32 = 29547;
 pub struct HostNetwork {
     config: HostNetworkConfig,
     namespace: Namespace,
-    tun_link: u32,
     handles: Mutex<Handles>,
 }
 

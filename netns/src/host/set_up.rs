@@ -76,7 +76,7 @@ impl HostNetwork {
 
         set_routes(&mut route, &config, tun_link)?;
         set_rules(&mut route)?;
-        Ok((Self { config, namespace, tun_link, handles: Handles { route, nft }.into() }, tun))
+        Ok((Self { config, namespace, handles: Handles { route, nft }.into() }, tun))
     }
 
     /// Removes every trace: containers' links, the TUN device, routes, rules and the nftables table, and gives

@@ -11,8 +11,10 @@ use crate::tun::TunError;
 
 /// How many ports one host publishes at most; a port number is 16 bits, times two protocols.
 pub const PUBLISHED_PORTS_MAX: usize = 2048;
-/// How many backends one port has at most.
-pub const BACKENDS_MAX: usize = 4096;
+/// How many backends one port has at most: each is a rule that a new connection may have to pass.
+pub const BACKENDS_MAX: usize = 256;
+/// How many backends all ports together have at most, for the size of the transaction: each is some 400 bytes.
+pub const BACKENDS_TOTAL_MAX: usize = 8192;
 /// The longest name that the kernel takes for a link, in bytes.
 pub(crate) const LINK_NAME_MAX: usize = 15;
 
@@ -219,6 +221,8 @@ pub(crate) const fn ipv4(address: IpAddr) -> Result<Ipv4Addr, NetworkError> {
 /// Refuses a set of ports that cannot be published.
 pub(crate) fn check_ports(ports: &[PublishedPort]) -> Result<(), NetworkError> {
     limit("published ports", ports.len(), PUBLISHED_PORTS_MAX)?;
+    let all = ports.iter().map(|port| port.backends.len()).sum();
+    limit("backends of all ports", all, BACKENDS_TOTAL_MAX)?;
     let mut seen = std::collections::HashSet::new();
     for port in ports {
         limit("backends of one port", port.backends.len(), BACKENDS_MAX)?;

@@ -12,11 +12,8 @@ use netlink_packet_netfilter::nftables::{
 use super::AnonymousSet;
 
 // Types of nft's own (src/datatype.h there); the kernel only stores them, so that `nft list` shows values well.
-pub(crate) const TYPE_INTEGER: u32 = 4;
 pub(crate) const TYPE_IPV4: u32 = 7;
-const TYPE_PORT: u32 = 13;
 const TYPE_BITS: u32 = 6;
-pub(crate) const TYPE_IPV4_PORT: u32 = TYPE_IPV4 << TYPE_BITS | TYPE_PORT;
 pub(crate) const TYPE_IPV4_IPV4: u32 = TYPE_IPV4 << TYPE_BITS | TYPE_IPV4;
 
 const PAYLOAD_NETWORK: u32 = 1;
@@ -47,7 +44,6 @@ pub(crate) const ICMP_PORT_UNREACHABLE: u8 = 3;
 
 const LOOKUP_INVERTED: u32 = 1;
 const NF_DROP: u32 = 0;
-const NF_ACCEPT: u32 = 1;
 
 /// The direction of a packet in its connection.
 #[derive(Debug, Clone, Copy)]
@@ -231,20 +227,14 @@ pub(crate) fn forged_source() -> Vec<Expressions> {
     vec![fib(FIB_RESULT_OIF, FIB_SOURCE | FIB_IIF), compare(Operator::Equal, &[0; 4])]
 }
 
-/// Takes the next number below `modulus`, looks it up, and leaves an address and a port for [`to_destination`].
-pub(crate) fn next_of(modulus: u32, map: AnonymousSet) -> Vec<Expressions> {
+/// One connection of so many, in turn.
+pub(crate) fn every(count: u32) -> Vec<Expressions> {
     const INCREMENTAL: u32 = 0;
     let next = other(
         "numgen",
-        vec![number(1, Register::Reg1.into()), number(2, modulus), number(3, INCREMENTAL), number(4, 0)],
+        vec![number(1, Register::Reg1.into()), number(2, count), number(3, INCREMENTAL), number(4, 0)],
     );
-    let lookup = Expressions::Lookup(vec![
-        Lookup::Set(AnonymousSet::NAME.to_owned()),
-        Lookup::SourceRegister(Register::Reg1),
-        Lookup::DestinationRegister(Register::Reg1),
-        Lookup::SetId(map.id),
-    ]);
-    vec![next, lookup]
+    vec![next, compare(Operator::Equal, &0u32.to_ne_bytes())]
 }
 
 /// Leaves this address and port for [`to_destination`].
@@ -258,7 +248,7 @@ pub(crate) fn only(address: [u8; 4], port: u16) -> Vec<Expressions> {
     vec![set(Register::Reg1, &address), set(Register::Reg32_01, &port.to_be_bytes())]
 }
 
-/// Changes the destination to what [`next_of`] or [`only`] left.
+/// Changes the destination to what [`only`] left.
 pub(crate) fn to_destination() -> Vec<Expressions> {
     vec![other(
         "nat",
@@ -296,11 +286,6 @@ fn verdict(attributes: Vec<VerdictAttribute>) -> Vec<Expressions> {
 /// Lets the packet disappear.
 pub(crate) fn drop_packet() -> Vec<Expressions> {
     verdict(vec![VerdictAttribute::Code(Verdict::Other(NF_DROP))])
-}
-
-/// Lets the packet pass this base chain.
-pub(crate) fn accept() -> Vec<Expressions> {
-    verdict(vec![VerdictAttribute::Code(Verdict::Other(NF_ACCEPT))])
 }
 
 /// Goes through another chain, then on.

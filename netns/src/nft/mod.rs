@@ -80,7 +80,7 @@ fn ip(message: NfTablesMessage) -> NetfilterMessage {
     NetfilterMessage::new(NetfilterHeader::new(NetfilterProtoFamily::IPv4, 0, 0), message)
 }
 
-/// A set or map that lives and dies with the rule that uses it.
+/// A set that lives and dies with the rule that uses it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AnonymousSet {
     id: u32,
@@ -155,7 +155,7 @@ impl Batch {
 
     /// A set of address ranges, each from the first address to the one after the last (none: to the end).
     pub(crate) fn ranges(&mut self, ranges: &[([u8; 4], Option<[u8; 4]>)]) -> AnonymousSet {
-        let set = self.anonymous(SetFlags::Interval, (expr::TYPE_IPV4, 4), None);
+        let set = self.anonymous(SetFlags::Interval, (expr::TYPE_IPV4, 4));
         let elements = ranges
             .iter()
             .flat_map(|(start, end)| {
@@ -169,33 +169,12 @@ impl Batch {
         set
     }
 
-    /// A map from numbers (0, 1, 2…) to values of `kind.1` bytes each.
-    pub(crate) fn numbered(
-        &mut self,
-        kind: (u32, u32),
-        values: impl Iterator<Item = Vec<u8>>,
-    ) -> AnonymousSet {
-        let set = self.anonymous(SetFlags::Map, (expr::TYPE_INTEGER, 4), Some(kind));
-        let elements = (0u32..)
-            .zip(values)
-            .map(|(number, value)| {
-                vec![key(&number.to_ne_bytes()), SetElementAttribute::Data(DataAttribute::Value(value))]
-            })
-            .collect();
-        self.elements(AnonymousSet::NAME, Some(set.id), elements);
-        set
-    }
-
-    fn anonymous(&mut self, flags: SetFlags, key: (u32, u32), data: Option<(u32, u32)>) -> AnonymousSet {
+    fn anonymous(&mut self, flags: SetFlags, key: (u32, u32)) -> AnonymousSet {
         self.sets += 1;
         let set = AnonymousSet { id: self.sets };
         let mut attributes =
             set_attributes(AnonymousSet::NAME, flags | SetFlags::Anonymous | SetFlags::Constant, key);
         attributes.push(SetAttribute::Id(set.id));
-        if let Some((kind, length)) = data {
-            attributes.push(SetAttribute::DataType(kind));
-            attributes.push(SetAttribute::DataLen(length));
-        }
         self.push(NfTablesMessage::NewSet(SetMessage { attributes }), NLM_F_CREATE);
         set
     }
