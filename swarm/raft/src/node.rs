@@ -150,10 +150,7 @@ impl RaftNode {
         transaction: Transaction,
         timeout: Duration,
     ) -> Result<u64, ProposeError> {
-        self.running().map_err(|error| match error {
-            openraft::error::Fatal::StorageError(error) => ProposeError::Storage(error.to_string()),
-            _ => ProposeError::Stopped,
-        })?;
+        self.running()?;
         self.inner.proposer.propose(transaction, timeout).await
     }
 
@@ -251,8 +248,8 @@ impl RaftNode {
         let _ = inner.closed.clone().wait_for(|&closed| closed).await;
     }
 
-    fn running(&self) -> Result<(), openraft::error::Fatal<u64>> {
-        self.inner.raft.metrics().borrow().running_state.clone()
+    fn running(&self) -> Result<(), ProposeError> {
+        self.inner.raft.metrics().borrow().running_state.as_ref().map_err(propose::stopped).copied()
     }
 
     async fn answer(&self, from: &str, request: Request, raw: &[u8]) -> Answer {

@@ -266,7 +266,7 @@ fn gone(raft: &Raft) -> ProposeError {
 }
 
 /// What a dead openraft means to a caller.
-fn stopped(fatal: &Fatal<u64>) -> ProposeError {
+pub(crate) fn stopped(fatal: &Fatal<u64>) -> ProposeError {
     match fatal {
         Fatal::StorageError(error) => ProposeError::Storage(error.to_string()),
         Fatal::Panicked | Fatal::Stopped => ProposeError::Stopped,

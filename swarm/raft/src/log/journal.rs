@@ -80,9 +80,13 @@ impl Journal {
         Arc::clone(&self.index)
     }
 
-    /// Adds entries; durable when it returns.
-    pub(super) fn append(&mut self, entries: Vec<Entry>) -> Result<(), StoreError> {
-        let mut last = self.index.read().last();
+    /// Adds entries; durable when it returns. Those that are purged already are left out.
+    pub(super) fn append(&mut self, mut entries: Vec<Entry>) -> Result<(), StoreError> {
+        let (mut last, purged) = {
+            let index = self.index.read();
+            (index.last(), index.purged)
+        };
+        entries.retain(|entry| purged.is_none_or(|purged| entry.log_id.index > purged.index));
         for entry in &entries {
             if let Some(last) = last
                 && entry.log_id.index != last.index + 1
