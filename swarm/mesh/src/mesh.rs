@@ -49,7 +49,7 @@ pub struct MeshConfig {
     pub listen: SocketAddr,
     /// Who we are.
     pub identity: Identity,
-    /// Largest UDP payload that path MTU discovery tries on data and bulk connections, bytes (at most 8952).
+    /// Largest UDP payload that path MTU discovery tries on data and bulk connections, bytes (at most 6500).
     pub max_mtu: u16,
 }
 
@@ -460,7 +460,13 @@ impl Inner {
         let started = Instant::now();
         loop {
             let left = wait.saturating_sub(started.elapsed());
-            let link = self.connected(&peer, class, left).await?;
+            let link = self.connected(&peer, class, left).await.map_err(|error| match error {
+                // The wait that the caller asked for, not what was left of it.
+                RequestError::NotConnected { node_id, last_error, .. } => {
+                    RequestError::NotConnected { node_id, waited: wait, last_error }
+                }
+                error => error,
+            })?;
             let Some(held) = link.begin() else {
                 tokio::task::yield_now().await;
                 continue;

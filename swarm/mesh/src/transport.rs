@@ -39,8 +39,9 @@ const INITIAL_RTT: Duration = Duration::from_millis(100);
 const INITIAL_MTU: u16 = 1200;
 /// Ethernet less headers; control needs no more.
 const CONTROL_MTU: u16 = 1452;
-/// Jumbo frames (9000) less IPv6 and UDP headers, for paths that have them.
-pub(crate) const DEFAULT_MAX_MTU: u16 = 8952;
+/// For paths with jumbo frames. Not more: quinn sends up to ten segments in one call, and beyond 65,507 bytes in all the
+/// kernel answers EMSGSIZE, which quinn-udp takes for a failed MTU probe and swallows; everything would be lost.
+pub(crate) const DEFAULT_MAX_MTU: u16 = 6500;
 /// Ack-eliciting packets that a datagram receiver may leave unacknowledged: acks matter only for round-trip time and
 /// MTU there, and every ack costs both sides a packet.
 const DATA_ACK_THRESHOLD: u32 = 30;
