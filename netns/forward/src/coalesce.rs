@@ -8,8 +8,8 @@
 //! ```text
 //!   packet ─▶ plain data? ──no──▶ flush what is open between the two addresses, write it as it is
 //!                │ yes
-//!                ├─ continues an open run ─▶ append ── PSH, or shorter than the others, or full ──▶ flush
-//!                └─ does not ─▶ flush the flow's run, open a new one (the oldest gives way)
+//!                ├─ continues an open run ─▶ append ── PSH, or shorter than the others ──▶ flush
+//!                └─ does not, or does not fit ─▶ flush the flow's run, open a new one (the oldest gives way)
 //!   end of the batch ─▶ flush all
 //! ```
 
@@ -73,7 +73,7 @@ impl Coalescer {
         if let Some(at) = self.open.iter().position(|run| run.is_same_flow(self.layout.len(), &plain, packet))
         {
             if self.open[at].continues(self.layout.len(), &plain, packet) {
-                if self.open[at].append(self.layout.len(), &plain, packet) {
+                if self.open[at].append(&plain, packet) {
                     self.flush_one(at, write);
                 }
                 return true;
@@ -221,15 +221,14 @@ impl Run {
     }
 
     /// Appends a packet's payload. Says whether nothing may follow it.
-    fn append(&mut self, vnet_len: usize, plain: &Plain, packet: &Packet<'_>) -> bool {
+    fn append(&mut self, plain: &Plain, packet: &Packet<'_>) -> bool {
         let payload = &packet.bytes[plain.headers..];
         self.frame.extend_from_slice(payload);
         self.packets += 1;
         self.next_sequence = self.next_sequence.wrapping_add(payload.len() as u32);
         self.next_id = self.next_id.wrapping_add(1);
         self.push = plain.is_tcp && packet.bytes[plain.transport_at + 13] & PSH != 0;
-        let is_full = self.frame.len() - vnet_len + self.size > MAX_PACKET;
-        self.push || payload.len() < self.size || is_full
+        self.push || payload.len() < self.size
     }
 
     /// Makes headers for all payloads. A single packet stays as it came, checksum and all.
