@@ -216,3 +216,57 @@ fn ioctl(file: &File, request: libc::Ioctl, argument: libc::c_ulong) -> Result<(
     let result = unsafe { libc::ioctl(file.as_raw_fd(), request, argument) };
     Errno::result(result).map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+
+    use super::*;
+    use crate::netlink::{Netlink, Route};
+
+    #[test]
+    fn names_that_cannot_be_are_refused() {
+        let namespace = Namespace::create().unwrap();
+        for name in ["", "a/b", "tun%d", "sixteen-letters-"] {
+            assert!(matches!(Tun::open_in(&namespace, name), Err(TunError::Name(_))), "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn frames_cross_in_both_directions_and_the_device_outlives_its_holder() {
+        let namespace = Namespace::create().unwrap();
+        drop(Tun::open_in(&namespace, "t0").unwrap());
+        let tun = Tun::open_in(&namespace, "t0").unwrap();
+        assert!(matches!(Tun::open_in(&namespace, "t0"), Err(TunError::Busy(_))));
+        let mut netlink = Netlink::new_in(&namespace).unwrap();
+        let link = netlink.link_index("t0").unwrap();
+        let (here, there) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
+        netlink.set_link_up(link, true).unwrap();
+        netlink.add_address(link, here.into(), 32).unwrap();
+        netlink.set_route(&Route::on_link(there.into(), 32, link)).unwrap();
+        let socket = namespace.run(|| UdpSocket::bind((here, 7)).unwrap()).unwrap();
+        socket.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+        socket.send_to(b"hello", (there, 9)).unwrap();
+
+        let tun = tun.into_async().unwrap();
+        let mut frame = vec![0; FRAME_BYTES_MAX];
+        let length = loop {
+            let length = tun.recv(&mut frame).await.unwrap();
+            if frame[HEADER_BYTES] >> 4 == 4 {
+                break length; // not one of IPv6's own
+            }
+        };
+        assert_eq!(length, HEADER_BYTES + 20 + 8 + 5);
+        // Sent back with the ends exchanged: IP's and UDP's sums stay the same. The header still says that the
+        // UDP checksum is not computed, which the receiver accepts.
+        let packet = &mut frame[HEADER_BYTES..length];
+        let (source, destination) = packet[12..20].split_at_mut(4);
+        source.swap_with_slice(destination);
+        let (source, destination) = packet[20..24].split_at_mut(2);
+        source.swap_with_slice(destination);
+        assert_eq!(tun.send(&frame[..length]).await.unwrap(), length);
+        let mut answer = [0; 16];
+        let (length, from) = socket.recv_from(&mut answer).unwrap();
+        assert_eq!((&answer[..length], from.ip(), from.port()), (b"hello".as_slice(), IpAddr::V4(there), 9));
+    }
+}

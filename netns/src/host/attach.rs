@@ -7,12 +7,13 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use nix::errno::Errno;
 
+use super::set_up::is_ours;
 use super::types::{AttachedContainer, Attachment, LINK_NAME_MAX, NetworkError, ipv4};
 use super::{Handles, HostNetwork};
 use crate::namespace::Namespace;
 use crate::netlink::{
     DeviceSettings, Mac, Netlink, NetlinkError, ROUTE_PROTOCOL, Route, TABLE_MAIN, VethPair, add_address,
-    get_link, link_up, new_veth, no_ipv6_of_its_own, parse_link, set_neighbour, set_route, set_veth_end,
+    get_link, link_up, new_veth, no_ipv6_of_its_own, parse_link, set_neighbour, set_our_device_up, set_route,
 };
 use crate::nft;
 
@@ -45,10 +46,10 @@ impl HostNetwork {
         self.check_name(host_ifname)?;
         let address =
             self.attachments()?.into_iter().find(|a| a.host_ifname == host_ifname).and_then(|a| a.address);
-        let handles = &mut *self.lock();
-        handles.route.delete_link(host_ifname)?;
+        // The kernel takes its time to let a link go (some 20 ms); others must not wait for that.
+        Netlink::new_in(&self.namespace)?.delete_link(host_ifname)?;
         if let Some(IpAddr::V4(address)) = address {
-            nft::set_hairpin(&mut handles.nft, address, false).or_else(|error| match error.errno() {
+            nft::set_hairpin(&mut self.lock().nft, address, false).or_else(|error| match error.errno() {
                 Some(Errno::ENOENT) => Ok(()),
                 _ => Err(error),
             })?;
@@ -61,7 +62,7 @@ impl HostNetwork {
         let handles = &mut *self.lock();
         let routes = handles.route.routes()?;
         let links = handles.route.links()?;
-        let ours = links.into_iter().filter(|link| link.name.starts_with(&self.config.host_prefix));
+        let ours = links.into_iter().filter(|link| is_ours(link, &self.config.host_prefix));
         Ok(ours
             .map(|link| {
                 let to_it = |route: &&Route| {
@@ -134,7 +135,12 @@ fn connect(
     // Kernels without IPv6 refuse this, and need it not.
     let _ = handles.route.transact(vec![no_ipv6_of_its_own(host_end)]);
     handles.route.transact(vec![
-        set_veth_end(host_end, format!("set {} up", attachment.host_ifname), DeviceSettings::default(), None),
+        set_our_device_up(
+            host_end,
+            format!("set {} up", attachment.host_ifname),
+            DeviceSettings::default(),
+            None,
+        ),
         set_neighbour(host_end, address.into(), container_mac(address)),
         set_route(&Route::on_link(address.into(), 32, host_end)),
     ])?;

@@ -19,8 +19,8 @@ use super::{
 };
 use crate::namespace::Namespace;
 use crate::netlink::{
-    DeviceSettings, Ignore, Netlink, NetlinkError, ROUTE_PROTOCOL, Route, Rule, TABLE_LOCAL,
-    no_ipv6_of_its_own, set_veth_end,
+    DeviceSettings, Ignore, Link, Netlink, NetlinkError, ROUTE_PROTOCOL, Route, Rule, TABLE_LOCAL,
+    no_ipv6_of_its_own, set_our_device_up,
 };
 use crate::nft::{self, Nftables};
 use crate::sysctl;
@@ -54,6 +54,9 @@ impl HostNetwork {
         let mut route = Netlink::new_in(&namespace)?;
         let mut nft = Nftables::new_in(&namespace)?;
 
+        // First of all, because it is refused while another daemon is there, whose rules must stay as they are.
+        let tun = Tun::open_in(&namespace, &config.tun_name)?;
+        let tun_link = route.link_index(&config.tun_name)?;
         let forwarding = sysctl::read(&namespace, FORWARDING)?;
         let layout =
             nft::Layout { tun: &config.tun_name, host_prefix: &config.host_prefix, subnets: &config.subnets };
@@ -62,12 +65,10 @@ impl HostNetwork {
             sysctl::write(&namespace, &[(FORWARDING, "1")])?;
         }
 
-        let tun = Tun::open_in(&namespace, &config.tun_name)?;
-        let tun_link = route.link_index(&config.tun_name)?;
         // Kernels without IPv6 refuse this, and need it not.
         let _ = route.transact(vec![no_ipv6_of_its_own(tun_link)]);
         let settings = DeviceSettings { mark_counts_for_source: true, accept_local: true };
-        route.one(set_veth_end(
+        route.one(set_our_device_up(
             tun_link,
             format!("set {} up", config.tun_name),
             settings,
@@ -94,7 +95,7 @@ impl HostNetwork {
 
         match route.links() {
             Ok(links) => {
-                for link in links.iter().filter(|link| link.name.starts_with(&config.host_prefix)) {
+                for link in links.iter().filter(|link| is_ours(link, &config.host_prefix)) {
                     failed.extend(route.delete_link(&link.name).err().map(Into::into));
                 }
             }
@@ -120,6 +121,11 @@ impl HostNetwork {
         failed.extend(nft::remove(&mut nft).err().map(Into::into));
         if failed.is_empty() { Ok(()) } else { Err(NetworkError::Several(failed)) }
     }
+}
+
+/// Whether a link is the host end of a container's veth.
+pub(super) fn is_ours(link: &Link, host_prefix: &str) -> bool {
+    link.name.starts_with(host_prefix) && link.kind.as_deref() == Some("veth")
 }
 
 fn check(config: &HostNetworkConfig) -> Result<(), NetworkError> {

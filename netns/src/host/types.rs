@@ -207,7 +207,7 @@ pub enum NetworkError {
     PublishedTwice(u16, Protocol),
     /// Several things failed while the network was taken down; the rest was done.
     #[error("the network is not wholly taken down: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
-    Several(Vec<NetworkError>),
+    Several(Vec<Self>),
 }
 
 /// An IPv4 address, or a clear refusal.

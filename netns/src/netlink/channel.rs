@@ -290,7 +290,7 @@ impl Channel {
                 NetlinkBuffer::new_checked(&rest).map_err(|e| decode(e.to_string()))?.length() as usize;
             let message = NetlinkMessage::deserialize(rest).map_err(|e| decode(e.to_string()))?;
             messages.push(message.into_parts());
-            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+            rest = rest.get(length.max(HEADER_BYTES).next_multiple_of(4)..).unwrap_or_default();
         }
         Ok(messages)
     }

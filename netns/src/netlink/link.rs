@@ -185,7 +185,12 @@ pub(crate) struct DeviceSettings {
 /// Sets a device of ours up, with the settings that all of them share: forwarding, no reverse path filter (nftables
 /// does that, in a way that does not depend on the host's settings), 127/8 routable (for published ports on
 /// localhost; nftables drops what comes from outside), no redirects, no IPv6 addresses of the kernel's own choice.
-pub(crate) fn set_veth_end(index: u32, what: String, settings: DeviceSettings, mtu: Option<u32>) -> Request {
+pub(crate) fn set_our_device_up(
+    index: u32,
+    what: String,
+    settings: DeviceSettings,
+    mtu: Option<u32>,
+) -> Request {
     let values = [
         (IPV4_DEVCONF_FORWARDING, 1),
         (IPV4_DEVCONF_SEND_REDIRECTS, 0),

@@ -20,8 +20,8 @@ pub use rule::Rule;
 pub(crate) use address::add as add_address;
 pub(crate) use channel::{Channel, Ignore};
 pub(crate) use link::{
-    DeviceSettings, get as get_link, new_veth, no_ipv6_of_its_own, parse as parse_link, set_up as link_up,
-    set_veth_end,
+    DeviceSettings, get as get_link, new_veth, no_ipv6_of_its_own, parse as parse_link, set_our_device_up,
+    set_up as link_up,
 };
 pub(crate) use neighbour::set as set_neighbour;
 pub(crate) use route::set as set_route;

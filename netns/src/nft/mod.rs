@@ -226,3 +226,29 @@ fn element_list(name: &str, id: Option<u32>, elements: Vec<Vec<SetElementAttribu
     attributes.push(SetElementList::Elements(elements.into_iter().map(ListAttribute::Element).collect()));
     attributes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::errno::Errno;
+
+    #[test]
+    fn a_batch_that_is_refused_says_so_and_changes_nothing() {
+        let namespace = Namespace::create().unwrap();
+        let mut nft = Nftables::new_in(&namespace).unwrap();
+        let mut batch = Batch::default();
+        batch.table(vec![]);
+        batch.chain("one", None);
+        batch.rule("no such chain", &[&expr::drop_packet()]);
+        batch.flush("one");
+        let refused = nft.commit("try", batch).unwrap_err();
+        assert_eq!(refused.errno(), Some(Errno::ENOENT), "{refused}");
+        assert_eq!(nft.table_data().unwrap(), None);
+
+        // The handle is still in step with the kernel.
+        let mut batch = Batch::default();
+        batch.table(b"x".to_vec());
+        nft.commit("try", batch).unwrap();
+        assert_eq!(nft.table_data().unwrap(), Some(b"x".to_vec()));
+    }
+}

@@ -5,9 +5,8 @@
 //!
 //! A port with three backends has three rules, not one rule with a map from numbers to backends. With a map, a packet
 //! that meets the old rule just before the switch looks into the old map just after it, when the kernel takes the map's
-//! elements for deleted: the rule does not match, and the connection is refused. It happens about once in a thousand
-//! connections while ports are replaced all the time (kernel 6.18), which is what the test
-//! `replacing_the_ports_fails_no_connection` is about.
+//! elements for deleted: the rule does not match, and the connection is refused. The test
+//! `replacing_the_ports_fails_no_connection` caught it (kernel 6.18).
 
 use super::ruleset::{PUBLISH, REFUSE};
 use super::{Batch, Nftables, expr};

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
+use std::sync::atomic::Ordering;
 
 use super::lab::*;
 use crate::Namespace;
@@ -42,6 +43,7 @@ fn every_client_reaches_a_container_through_every_node_and_is_seen() {
             &format!("host {} through its localhost", entry.number),
         );
     }
+    assert!(lab.mesh.frames.load(Ordering::Relaxed) > 100, "nothing went through the mesh");
     assert_eq!(*lab.mesh.strays.lock().unwrap(), Vec::<String>::new());
 }
 

@@ -18,6 +18,8 @@ use crate::{Attachment, HostNetwork, HostNetworkConfig, Namespace, Protocol, Pub
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) const SHORT: Duration = Duration::from_millis(300);
 pub(super) const PORT: u16 = 8080;
+/// More than one segment of the largest size.
+const LARGE: usize = 300_000;
 
 pub(super) fn config() -> HostNetworkConfig {
     HostNetworkConfig { subnets: vec!["10.255.0.0/16".parse().unwrap()], ..HostNetworkConfig::default() }
@@ -49,7 +51,7 @@ pub(super) struct Lab {
     pub(super) hosts: Vec<Host>,
     pub(super) outsider: Namespace,
     pub(super) mesh: Mesh,
-    pub(super) fabric: Namespace,
+    _fabric: Namespace,
 }
 
 pub(super) fn bare_host(fabric: &Namespace, number: u8) -> Namespace {
@@ -78,7 +80,7 @@ impl Lab {
             hosts.push(Host { number, namespace, network: Some(network) });
         }
         let outsider = bare_host(&fabric, 100);
-        Self { hosts, outsider, mesh: Mesh::start(tuns), fabric }
+        Self { hosts, outsider, mesh: Mesh::start(tuns), _fabric: fabric }
     }
 
     pub(super) fn host(&self, number: u8) -> &Host {
@@ -123,7 +125,9 @@ pub(super) fn ports(backends: &[&Container]) -> Vec<PublishedPort> {
 pub(super) struct Mesh {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<Vec<Tun>>>,
+    /// How many frames were carried.
     pub(super) frames: Arc<AtomicU64>,
+    /// What nobody wanted.
     pub(super) strays: Arc<Mutex<Vec<String>>>,
 }
 
@@ -264,8 +268,11 @@ fn answer(mut stream: TcpStream, address: Ipv4Addr) {
     let mut byte = [0];
     while let Ok(1) = stream.read(&mut byte) {
         let mut line = format!("{address} {}", client.ip());
+        if byte[0] == b'U' && stream.read_exact(&mut vec![0; LARGE]).is_err() {
+            return;
+        }
         if byte[0] == b'L' {
-            line.push_str(&" ".repeat(300_000)); // more than a segment
+            line.push_str(&" ".repeat(LARGE));
         }
         line.push('\n');
         if stream.write_all(line.as_bytes()).is_err() {
@@ -306,6 +313,9 @@ pub(super) fn ask(stream: &mut TcpStream) -> io::Result<Answer> {
 
 pub(super) fn ask_for(stream: &mut TcpStream, byte: u8) -> io::Result<Answer> {
     stream.write_all(&[byte])?;
+    if byte == b'U' {
+        stream.write_all(&vec![0; LARGE])?;
+    }
     let (mut line, mut chunk) = (Vec::new(), [0; 65536]);
     while line.last() != Some(&b'\n') {
         match stream.read(&mut chunk)? {
@@ -316,11 +326,12 @@ pub(super) fn ask_for(stream: &mut TcpStream, byte: u8) -> io::Result<Answer> {
     parse(&String::from_utf8_lossy(&line))
 }
 
-/// One TCP call with a small answer and one with a large one.
+/// One TCP call: something small, a large answer, a large question.
 pub(super) fn tcp(from: &Namespace, to: (Ipv4Addr, u16)) -> io::Result<Answer> {
     let mut stream = connect(from, to)?;
     let answer = ask(&mut stream)?;
     assert_eq!(ask_for(&mut stream, b'L')?, answer);
+    assert_eq!(ask_for(&mut stream, b'U')?, answer);
     Ok(answer)
 }
 

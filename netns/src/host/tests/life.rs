@@ -9,7 +9,7 @@ use super::lab::*;
 use crate::fabric;
 use crate::netlink::{Netlink, Route};
 use crate::nft::Nftables;
-use crate::{HostNetwork, Namespace, NetworkError, Protocol, Subnet, TunError, sysctl};
+use crate::{HostNetwork, HostNetworkConfig, Namespace, NetworkError, Protocol, Subnet, TunError, sysctl};
 
 /// Everything that a network consists of, for comparing before and after.
 fn snapshot(namespace: &Namespace) -> Vec<String> {
@@ -73,10 +73,12 @@ fn a_new_daemon_adopts_what_is_there_and_connections_live_on() {
     };
     check(&mut to_near, &mut to_far);
 
-    // Twice while the first daemon lives: the device is taken, and nothing is harmed.
-    let taken = HostNetwork::set_up_in(lab.host(1).namespace.try_clone().unwrap(), config());
+    // A second daemon while the first one lives is refused and harms nothing, not even with another configuration.
+    let other = HostNetworkConfig { subnets: vec![], ..config() };
+    let taken = HostNetwork::set_up_in(lab.host(1).namespace.try_clone().unwrap(), other);
     assert!(matches!(taken, Err(NetworkError::Tun(TunError::Busy(_)))), "{taken:?}");
     check(&mut to_near, &mut to_far);
+    assert_eq!(tcp(&lab.outsider, (entry, PORT)).unwrap().container, far.address);
 
     // Both daemons die. What is local goes on, and so do published ports; then they come back.
     drop(lab.mesh.stop());
