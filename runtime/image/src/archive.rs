@@ -80,6 +80,9 @@ impl<'a> Archive<'a> {
             };
             archive.names.insert(name, member);
         }
+        if !tar.has_end_mark() {
+            return Err(Error::Archive("it is cut off: the end mark of a tar is missing".into()));
+        }
         tar.drain().map_err(read_error)?;
         if tar.offset() > ARCHIVE_BYTES_MAX {
             return Err(Error::Archive(format!("it is longer than {ARCHIVE_BYTES_MAX} bytes")));

@@ -96,14 +96,14 @@ impl Store {
         let mut folders = BTreeSet::new();
         for (path, file) in files {
             for (end, _) in path.match_indices('/') {
+                if files.contains_key(&path[..end]) {
+                    return Err(Error::Build(format!("{:?} is a file and a folder", &path[..end])));
+                }
                 if folders.insert(&path[..end]) {
                     layer.append(
                         header(&format!("{}/", &path[..end]), 0o755, 0, EntryType::Directory)?.as_bytes(),
                     )?;
                 }
-            }
-            if folders.contains(path.as_str()) {
-                return Err(Error::Build(format!("{path:?} is a file and a folder")));
             }
             match &file.source {
                 Source::Bytes(bytes) => {

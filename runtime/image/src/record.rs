@@ -39,7 +39,9 @@ impl Entry {
         if self.variants.len() > VARIANTS_MAX {
             self.variants.remove(0);
         }
-        self.stamp = stamp.or(self.stamp.take());
+        if stamp.is_some() {
+            self.stamp = stamp;
+        }
     }
 
     pub(crate) fn variants(&self) -> impl Iterator<Item = &Image> {

@@ -44,7 +44,8 @@ pub struct ImageUse {
 
 impl Store {
     /// Removes a name, or an image by ID or unique beginning of an ID, by Docker's rules (see the module).
-    /// `in_use` is asked who uses an image; the store is locked meanwhile, so it must not call the store. Blobs and unpacked layers that no other image and no lease needs are deleted.
+    /// `in_use` is asked who uses an image; the store is locked meanwhile, so it must not call the store nor
+    /// drop a lease. Blobs and unpacked layers that no other image and no lease needs are deleted.
     ///
     /// # Errors
     /// [`Error::NoSuchImage`], [`Error::AmbiguousId`], [`Error::Reference`], [`Error::Conflict`] with Docker's
@@ -114,14 +115,12 @@ impl Store {
             }
         }
         let mut candidates = Vec::new();
-        if delete {
-            if let Some(entry) = catalog.images.remove(&id) {
-                candidates = entry.variants().flat_map(Inner::digests_of).collect();
-                removed.push(Removed::Deleted(id));
-                let live = catalog.live();
-                let layers = entry.current().layers.iter().rev().map(|l| l.diff_id);
-                removed.extend(layers.filter(|d| !live.contains(d)).map(Removed::Deleted));
-            }
+        if delete && let Some(entry) = catalog.images.remove(&id) {
+            candidates = entry.variants().flat_map(Inner::digests_of).collect();
+            removed.push(Removed::Deleted(id));
+            let live = catalog.live();
+            let layers = entry.current().layers.iter().rev().map(|l| l.diff_id);
+            removed.extend(layers.filter(|d| !live.contains(d)).map(Removed::Deleted));
         }
         self.inner.record(&mut state, catalog)?;
         let doomed = self.inner.collect(&state, candidates);

@@ -83,7 +83,7 @@ pub(crate) fn for_each_layer<L: Sync>(layers: &[L], work: impl Fn(&L) -> Result<
     let run = || {
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(layer) = layers.get(index) else { return None };
+            let layer = layers.get(index)?;
             if let Err(error) = work(layer) {
                 next.store(layers.len(), Ordering::Relaxed);
                 return Some((index, error));

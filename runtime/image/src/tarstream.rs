@@ -57,6 +57,7 @@ pub(crate) struct TarStream<R> {
     left: u64,
     padding: u64,
     ended: bool,
+    marked: bool,
 }
 
 #[derive(Default)]
@@ -74,12 +75,18 @@ struct Extensions {
 
 impl<R: Read> TarStream<R> {
     pub(crate) fn new(reader: R) -> Self {
-        Self { reader, offset: 0, left: 0, padding: 0, ended: false }
+        Self { reader, offset: 0, left: 0, padding: 0, ended: false, marked: false }
     }
 
     /// Where the reader is in the stream, in bytes.
     pub(crate) fn offset(&self) -> u64 {
         self.offset
+    }
+
+    /// True if the end was marked with a zero block, as it must be; without it the input may have been cut off
+    /// between two entries.
+    pub(crate) fn has_end_mark(&self) -> bool {
+        self.marked
     }
 
     /// The next entry, or `None` at the end. What was not read of the last one is skipped.
@@ -203,6 +210,7 @@ impl<R: Read> TarStream<R> {
                 return Err(self.bad("a single zero block"));
             }
             self.ended = true;
+            self.marked = true;
             return Ok(None);
         }
         let bytes = header.as_bytes();

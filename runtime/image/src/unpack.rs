@@ -10,20 +10,23 @@
 //! `trusted.overlay.opaque` for `.wh..wh..opq`. They speak only of lower layers, so an entry of the same layer
 //! wins, wherever it stands in the tar.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid, XattrFlags, makedev,
-};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, XattrFlags, makedev};
 use rustix::io::Errno;
 
 use crate::error::LayerError;
-use crate::limits::{COPY_BUFFER_BYTES, LAYER_BYTES_MAX, LAYER_ENTRIES_MAX, NAME_BYTES_MAX, PATH_DEPTH_MAX};
+use crate::limits::{COPY_BUFFER_BYTES, LAYER_BYTES_MAX, LAYER_ENTRIES_MAX};
 use crate::tarstream::{Entry, EntryKind, TarStream};
+
+mod metadata;
+mod path;
+
+use metadata::{Step, owner, permissions, times, wanted_xattr, xattr_result};
+use path::{Target, clean, split};
 
 const WHITEOUT_PREFIX: &[u8] = b".wh.";
 const WHITEOUT_META_PREFIX: &[u8] = b".wh..wh.";
@@ -61,15 +64,6 @@ struct Unpacker<'a> {
     buffer: Vec<u8>,
     done: Unpacked,
 }
-
-/// An entry's path: clean, relative, without `..`.
-struct Target<'p> {
-    parent: &'p [u8],
-    name: &'p [u8],
-}
-
-/// An operation of the kernel for an entry.
-type Step<T> = Result<T, (&'static str, Errno)>;
 
 impl<'a> Unpacker<'a> {
     fn new(root: BorrowedFd<'a>, trash: BorrowedFd<'a>, rule: ResolveFlags) -> Self {
@@ -441,35 +435,6 @@ fn show(path: &[u8]) -> String {
     path[..path.len().min(200)].escape_ascii().to_string()
 }
 
-/// Takes `.` and empty parts out; refuses `..` and what no file system takes.
-fn clean(path: &[u8]) -> Result<Cow<'_, [u8]>, &'static str> {
-    let mut depth = 0;
-    let mut already = true;
-    for part in path.split(|&b| b == b'/') {
-        match part {
-            b"" | b"." => already = false,
-            b".." => return Err("\"..\" in a path"),
-            _ if part.len() > NAME_BYTES_MAX => return Err("a name longer than 255 bytes"),
-            _ => depth += 1,
-        }
-    }
-    if depth > PATH_DEPTH_MAX {
-        return Err("too many folders inside each other");
-    }
-    if already {
-        return Ok(Cow::Borrowed(path));
-    }
-    let parts: Vec<&[u8]> = path.split(|&b| b == b'/').filter(|p| !matches!(*p, b"" | b".")).collect();
-    Ok(Cow::Owned(parts.join(&b'/')))
-}
-
-fn split(path: &[u8]) -> Target<'_> {
-    match path.iter().rposition(|&b| b == b'/') {
-        Some(slash) => Target { parent: &path[..slash], name: &path[slash + 1..] },
-        None => Target { parent: b"", name: path },
-    }
-}
-
 fn stat_name(parent: BorrowedFd<'_>, name: &[u8]) -> Step<Option<Stat>> {
     match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(stat)),
@@ -490,38 +455,6 @@ fn proc_path(fd: BorrowedFd<'_>, name: Option<&[u8]>) -> Vec<u8> {
         path.extend_from_slice(name);
     }
     path
-}
-
-fn owner(entry: &Entry) -> Result<(Uid, Gid), &'static str> {
-    // The highest value means "leave as it is" to chown(2).
-    let id = |n: u64| u32::try_from(n).ok().filter(|&n| n != u32::MAX).ok_or("an owner out of range");
-    Ok((Uid::from_raw(id(entry.uid)?), Gid::from_raw(id(entry.gid)?)))
-}
-
-fn permissions(entry: &Entry) -> Mode {
-    Mode::from_raw_mode(entry.mode & 0o7777)
-}
-
-fn times((seconds, nanos): (i64, u32)) -> Timestamps {
-    let time = Timespec { tv_sec: seconds, tv_nsec: nanos.into() };
-    Timestamps { last_access: time, last_modification: time }
-}
-
-/// The attributes that a layer may set. `trusted.*` would let it write overlayfs' own marks (redirects into
-/// other folders); labels of this host's security modules are this host's.
-fn wanted_xattr(key: &[u8]) -> bool {
-    key == b"security.capability"
-        || key.starts_with(b"system.posix_acl_")
-        || (key.starts_with(b"user.") && !key.starts_with(b"user.overlay."))
-}
-
-/// File systems without `user.*` or ACLs lose them; losing a capability would make a program fail later.
-fn xattr_result(key: &[u8], result: Option<Result<(), Errno>>) -> Step<()> {
-    match result {
-        Some(Err(Errno::NOTSUP | Errno::PERM)) if key != b"security.capability" => Ok(()),
-        Some(Err(e)) => Err(("set an extended attribute", e)),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

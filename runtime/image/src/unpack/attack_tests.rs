@@ -11,6 +11,7 @@ use tar::Header;
 
 use super::tests::Place;
 use super::*;
+use crate::limits::PATH_DEPTH_MAX;
 use crate::testing::Tar;
 
 /// Unpacks by the rule and without it. `layer` gets the path of a folder outside the layer that holds a file
