@@ -40,6 +40,12 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
         return lenient::from_slice(bytes).map_err(invalid);
     }
     let value: Value = serde_json::from_slice(bytes).map_err(invalid)?;
+    let value = match value {
+        Value::Null => Value::Object(serde_json::Map::new()),
+        // The decoder would take an array for the fields in order.
+        Value::Object(_) => value,
+        _ => return Err(ApiError::bad_request("invalid JSON: the body must be an object")),
+    };
     check_replicas(&value)?;
     lenient::from_value(value).map_err(invalid)
 }
@@ -70,6 +76,8 @@ mod tests {
                 .unwrap();
         assert_eq!(spec.name, "web");
         assert_eq!(decode::<ServiceSpec>(b" \n").unwrap(), ServiceSpec::default());
+        assert_eq!(decode::<ServiceSpec>(b"null").unwrap(), ServiceSpec::default());
+        assert!(decode::<ServiceSpec>(b"[]").is_err());
     }
 
     #[test]

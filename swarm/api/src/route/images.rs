@@ -27,9 +27,12 @@ pub(super) async fn list(State(engine): Ctx, params: Params) -> Result<Response>
     }
     let store = engine.images().clone();
     let images = blocking(move || Ok(store.list())).await?;
-    let images: Vec<wire::ImageSummary> =
-        images.into_iter().filter(|image| matches(&filters, image)).map(wire::ImageSummary::from).collect();
-    Ok(json(images))
+    let images = images.into_iter().filter(|image| matches(&filters, image)).filter_map(|mut image| {
+        // Only the names that match are shown, and so no image of which none does.
+        image.repo_tags.retain(|name| filters.any("reference", |pattern| name_matches(pattern, name)));
+        (filters.values("reference").is_empty() || !image.repo_tags.is_empty()).then_some(image)
+    });
+    Ok(json(images.map(wire::ImageSummary::from).collect::<Vec<_>>()))
 }
 
 /// Everything below `/images/` that names an image: the name, which may have slashes, stands before the last part.
@@ -44,9 +47,9 @@ pub(super) async fn by_name(
         (Method::GET | Method::HEAD, Some((name, "json"))) => inspect(&*engine, name).await,
         (Method::POST, Some((name, "tag"))) => tag(&*engine, name, &params).await,
         (Method::GET, Some((name, "history"))) => history(&*engine, name).await,
-        (Method::POST, None) if rest == "create" => Err(ApiError::unimplemented(
-            "pulling or importing images (there is no registry client; use \"image load\"), which",
-        )),
+        (Method::POST, None) if rest == "create" => {
+            Err(ApiError::unimplemented("pulling from a registry (use \"image load\")"))
+        }
         _ => Ok(page_not_found().await),
     }
 }
@@ -133,13 +136,12 @@ fn matches(filters: &Filters, image: &skep_image::ImageSummary) -> bool {
     let dangling = image.repo_tags.is_empty();
     filters.any("dangling", |wanted| matches!(wanted, "1" | "true") == dangling)
         && filters.labels("label", &image.labels)
-        && filters.any("reference", |pattern| {
-            image.repo_tags.iter().any(|name| {
-                // A pattern without a tag means every tag (path.Match in dockerd).
-                let repository = name.rsplit_once(':').map_or(name.as_str(), |(repository, _)| repository);
-                glob(pattern, name) || glob(pattern, repository)
-            })
-        })
+}
+
+fn name_matches(pattern: &str, name: &str) -> bool {
+    // A pattern without a tag means every tag (path.Match in dockerd).
+    let repository = name.rsplit_once(':').map_or(name, |(repository, _)| repository);
+    glob(pattern, name) || glob(pattern, repository)
 }
 
 /// A shell pattern with `*` (not over a slash) and `?`; the rest means itself.

@@ -36,3 +36,6 @@ pub(crate) struct Created {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) warnings: Vec<String>,
 }
+
+#[cfg(test)]
+mod golden_test;

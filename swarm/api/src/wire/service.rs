@@ -1,12 +1,12 @@
 //! A service (moby `api/types/swarm/service.go`).
 
 use serde::Serialize;
-use skep_state::Meta;
 use skep_state::object::UpdateStatus;
 use skep_state::spec::{
     DnsConfig, EndpointSpec, FailureAction, NetworkAttachmentConfig, PortConfig, RestartCondition,
     RestartPolicy, ServiceMode, StringMap, TaskSpec, UpdateOrder,
 };
+use skep_state::{Meta, Timestamp};
 
 /// Docker's defaults, in nanoseconds (swarmkit `api/defaults/service.go`).
 const STOP_GRACE_PERIOD: u64 = 10_000_000_000;
@@ -27,6 +27,23 @@ pub(crate) struct Service {
     update_status: Option<UpdateStatus>,
     #[serde(skip_serializing_if = "Option::is_none")]
     service_status: Option<ServiceStatus>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    job_status: Option<JobStatus>,
+}
+
+/// Where a job stands. The command line cannot do without it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct JobStatus {
+    job_iteration: Iteration,
+    last_execution: Timestamp,
+}
+
+/// One run of a job: `spec_version` counts them, as every change of a job's task template is a new run.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Iteration {
+    pub(super) index: u64,
 }
 
 /// How many tasks there are and should be.
@@ -104,6 +121,10 @@ impl Service {
             endpoint,
             update_status: service.update_status.clone(),
             service_status: status,
+            job_status: is_job(&service.spec.mode).then_some(JobStatus {
+                job_iteration: Iteration { index: service.spec_version },
+                last_execution: service.meta.created_at,
+            }),
         }
     }
 }
@@ -142,6 +163,11 @@ impl ServiceSpec {
             endpoint_spec: spec.endpoint_spec.clone(),
         }
     }
+}
+
+/// Whether the tasks of a service run to completion.
+pub(super) fn is_job(mode: &ServiceMode) -> bool {
+    mode.replicated_job.is_some() || mode.global_job.is_some()
 }
 
 /// A task template as dockerd shows it.

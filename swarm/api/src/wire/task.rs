@@ -6,7 +6,7 @@ use skep_state::spec::{StringMap, TaskSpec};
 use skep_state::{Meta, State, TaskState, TaskStatus};
 
 use super::network::TaskNetwork;
-use super::service::read_task_spec;
+use super::service::{Iteration, is_job, read_task_spec};
 
 /// A task.
 #[derive(Debug, Serialize)]
@@ -26,6 +26,8 @@ pub(crate) struct Task {
     desired_state: TaskState,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     networks_attachments: Vec<Attachment>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    job_iteration: Option<Iteration>,
 }
 
 #[derive(Debug, Serialize)]
@@ -44,12 +46,14 @@ struct Attachment {
 }
 
 impl Task {
-    /// The task as clients see it; `state` has the networks that it is attached to.
+    /// The task as clients see it; `state` has its service and its networks.
     pub(crate) fn new(task: &skep_state::Task, state: &State) -> Self {
         let attachments = task.networks.iter().filter_map(|attachment| {
             let network = state.networks.get(&attachment.network_id)?;
             Some(Attachment { network: TaskNetwork::from(network), addresses: attachment.addresses.clone() })
         });
+        let service = state.services.get(&task.service_id);
+        let job = service.is_some_and(|service| is_job(&service.spec.mode));
         Self {
             meta: task.meta.clone(),
             labels: StringMap::new(),
@@ -60,6 +64,7 @@ impl Task {
             status: Status { status: task.status.clone(), port_status: json!({}) },
             desired_state: task.desired_state,
             networks_attachments: attachments.collect(),
+            job_iteration: job.then_some(Iteration { index: task.spec_version }),
         }
     }
 }

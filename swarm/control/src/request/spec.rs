@@ -20,8 +20,11 @@ const MEMORY_BYTES_MIN: i64 = 4 * 1024 * 1024;
 /// The most tasks of one service: far above what the store is made for, far below what would fill it.
 const REPLICAS_MAX: u64 = 100_000;
 
-/// Fills in what clients may leave out: replicated mode, and 1 replica (`stack deploy` sends `{"Replicated":{}}`, and
-/// the command line cannot show a service without a number).
+/// Brings a spec into the form in which it is stored.
+///
+/// What clients may leave out is filled in: replicated mode, and 1 replica (`stack deploy` sends `{"Replicated":{}}`,
+/// and the command line cannot show a service without a number). What the API adds on every read is taken out, because
+/// clients send back what they have read: else scaling a service would look like a change of its task template.
 pub(super) fn normalize(spec: &mut ServiceSpec) {
     let mode = &mut spec.mode;
     if mode.replicated.is_none()
@@ -33,6 +36,17 @@ pub(super) fn normalize(spec: &mut ServiceSpec) {
     }
     if let Some(replicated) = &mut mode.replicated {
         replicated.replicas.get_or_insert(1);
+    }
+    if let Some(job) = &mut mode.replicated_job {
+        let at_once = *job.max_concurrent.get_or_insert(1);
+        job.total_completions.get_or_insert(at_once);
+    }
+    let task = &mut spec.task_template;
+    if task.runtime == "container" {
+        task.runtime.clear();
+    }
+    if task.container_spec.isolation == "default" {
+        task.container_spec.isolation.clear();
     }
 }
 
@@ -46,10 +60,7 @@ pub(super) fn check_spec(spec: &ServiceSpec) -> Result<(), Refusal> {
     if let Some(placement) = &task.placement {
         check_placement(placement)?;
     }
-    if !task.runtime.is_empty() && task.runtime != "container"
-        || task.plugin_spec.is_some()
-        || task.network_attachment_spec.is_some()
-    {
+    if !task.runtime.is_empty() || task.plugin_spec.is_some() || task.network_attachment_spec.is_some() {
         return Err(Refusal::unimplemented("RuntimeUnsupported: only containers can be run as tasks"));
     }
     check_container(&task.container_spec)?;
@@ -188,13 +199,13 @@ fn check_mode(spec: &ServiceSpec) -> Result<(), Refusal> {
     if given.into_iter().filter(|given| *given).count() != 1 {
         return Err(Refusal::invalid("must specify one mode (replicated or global), not several"));
     }
-    // Refused rather than kept for ever without a task.
-    if mode.replicated_job.is_some() || mode.global_job.is_some() {
-        return Err(Refusal::unimplemented("jobs are not supported: use the mode replicated or global"));
+    let job = mode.replicated_job.as_ref();
+    if (job.is_some() || mode.global_job.is_some()) && spec.update_config.is_some() {
+        return Err(Refusal::invalid("update config is not allowed for a job: its tasks are not updated"));
     }
-    if let Some(replicas) = spec.replicas()
-        && replicas > REPLICAS_MAX
-    {
+    let counts =
+        [spec.replicas(), job.and_then(|job| job.total_completions), job.and_then(|job| job.max_concurrent)];
+    if let Some(replicas) = counts.into_iter().flatten().find(|count| *count > REPLICAS_MAX) {
         return Err(Refusal::invalid(format!(
             "invalid replica count {replicas}: must be at most {REPLICAS_MAX}"
         )));

@@ -4,7 +4,6 @@ use skep_state::spec::{
     ConfigReference, Limit, NetworkAttachmentConfig, ReplicatedJob, Resources, SecretReference, ServiceMode,
 };
 
-use super::super::RefusalKind;
 use super::*;
 
 fn spec() -> ServiceSpec {
@@ -72,7 +71,13 @@ fn ratio_mode_and_runtime_are_checked() {
         refused(|spec| spec.rollback_config = Some(update), "update-maxfailureratio");
     }
     let job = ServiceMode { replicated_job: Some(ReplicatedJob::default()), ..ServiceMode::default() };
-    assert_eq!(refused(|spec| spec.mode = job, "jobs are not supported").kind, RefusalKind::Unimplemented);
+    refused(
+        |spec| {
+            spec.mode = job;
+            spec.update_config = Some(UpdateConfig::default());
+        },
+        "update config is not allowed for a job",
+    );
     refused(|spec| spec.task_template.runtime = "plugin".to_owned(), "only containers");
     let many = ReplicatedService { replicas: Some(REPLICAS_MAX + 1) };
     refused(|spec| spec.mode.replicated = Some(many), "invalid replica count 100001");
@@ -110,4 +115,20 @@ fn what_is_referred_to_must_exist() {
     let secret = |name: &str| SecretReference { secret_name: name.to_owned(), ..SecretReference::default() };
     spec.task_template.container_spec.secrets = vec![secret("a"), secret("b")];
     assert!(check_references(&state, &mut spec).unwrap_err().message.ends_with("secrets not found: a, b"));
+}
+
+#[test]
+fn a_spec_that_was_read_and_sent_back_is_the_same() {
+    let stored = spec();
+    let mut read = stored.clone();
+    read.task_template.runtime = "container".to_owned();
+    read.task_template.container_spec.isolation = "default".to_owned();
+    normalize(&mut read);
+    assert_eq!(read, stored);
+
+    let mut job = ServiceSpec::default();
+    job.mode.replicated_job = Some(ReplicatedJob { max_concurrent: Some(3), total_completions: None });
+    normalize(&mut job);
+    assert_eq!(job.mode.replicated_job.and_then(|job| job.total_completions), Some(3));
+    assert_eq!(job.mode.replicated, None);
 }
