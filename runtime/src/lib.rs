@@ -1,1 +1,15 @@
-//! skep-runtime
+//! One host's container runtime: an OCI bundle becomes a running container, and a small keeper process owns it.
+//!
+//! Sync code, no network, no knowledge of clusters. Linux 5.12 or newer (`clone3`, `openat2`, `mount_setattr`).
+//!
+//! - [`spec`]: Docker's default OCI spec, bundles, and who `user[:group]` is in an image.
+//! - [`container`]: the library: bundle in, blocked init out; start, signal, wait.
+//! - [`cgroup`]: limits on cgroup v1, hybrid and v2, chosen by what is mounted.
+//! - [`keeper`]: the process that outlives its clients and is the parent of every container, and the client for it.
+
+pub mod cgroup;
+pub mod container;
+pub mod keeper;
+pub mod spec;
+
+mod sys;

@@ -1,0 +1,331 @@
+//! Which cgroup hierarchies this host has mounted, and the groups below a parent.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::group::Directory;
+use super::{Cgroup, CgroupError, Limits, write};
+
+/// The v1 controllers a container joins, where they exist. Every further one costs about 50 µs a container and limits
+/// nothing that a spec asks for here.
+const V1_CONTROLLERS: [&str; 6] = ["memory", "cpu", "cpuacct", "pids", "devices", "freezer"];
+
+/// The v2 controllers that are enabled for containers, where they exist.
+const V2_CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+
+/// A mounted v1 hierarchy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Hierarchy {
+    pub(crate) mount: PathBuf,
+    /// Its controllers, as the mount options name them.
+    pub(crate) controllers: Vec<String>,
+}
+
+/// The host's cgroup hierarchies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cgroups {
+    pub(crate) v1: Vec<Hierarchy>,
+    pub(crate) unified: Option<PathBuf>,
+    /// Controllers that the v2 tree offers to its root's children.
+    v2_controllers: Vec<String>,
+}
+
+impl Cgroups {
+    /// Looks at `/proc/self/mountinfo`.
+    ///
+    /// # Errors
+    /// [`CgroupError::NotMounted`], or [`CgroupError::Io`] if `/proc` cannot be read.
+    pub fn detect() -> Result<Self, CgroupError> {
+        let path = Path::new("/proc/self/mountinfo");
+        let text = std::fs::read_to_string(path).map_err(CgroupError::io("read", path))?;
+        let mut cgroups = Self::from_mountinfo(&text)?;
+        if let Some(unified) = &cgroups.unified {
+            let path = unified.join("cgroup.controllers");
+            let text = std::fs::read_to_string(&path).map_err(CgroupError::io("read", &path))?;
+            cgroups.v2_controllers = text.split_whitespace().map(str::to_owned).collect();
+        }
+        Ok(cgroups)
+    }
+
+    /// The hierarchies that proc(5)'s mountinfo text shows. The first mount of each counts.
+    fn from_mountinfo(text: &str) -> Result<Self, CgroupError> {
+        let mut cgroups = Self { v1: Vec::new(), unified: None, v2_controllers: Vec::new() };
+        for line in text.lines() {
+            let Some((left, right)) = line.split_once(" - ") else { continue };
+            let mut right = right.split(' ');
+            let (Some(kind), _, Some(options)) = (right.next(), right.next(), right.next()) else { continue };
+            let Some(mount) = left.split(' ').nth(4) else { continue };
+            let mount = PathBuf::from(unescape(mount));
+            match kind {
+                "cgroup2" if cgroups.unified.is_none() => cgroups.unified = Some(mount),
+                "cgroup" => {
+                    let controllers: Vec<String> = options
+                        .split(',')
+                        .filter(|option| V1_CONTROLLERS.contains(option) || *option == "cpuset")
+                        .map(str::to_owned)
+                        .collect();
+                    let known = cgroups.v1.iter().any(|one| one.controllers == controllers);
+                    if !controllers.is_empty() && !known {
+                        cgroups.v1.push(Hierarchy { mount, controllers });
+                    }
+                }
+                _ => {}
+            }
+        }
+        if cgroups.v1.is_empty() && cgroups.unified.is_none() {
+            return Err(CgroupError::NotMounted);
+        }
+        Ok(cgroups)
+    }
+
+    /// Makes the group `parent/id` with its limits. What a crash left under that name is killed and removed first.
+    ///
+    /// # Errors
+    /// See [`CgroupError`]; nothing is left behind then but the parents.
+    pub fn create(&self, parent: &str, id: &str, limits: &Limits) -> Result<Cgroup, CgroupError> {
+        let group = self.group(parent, id)?;
+        for needed in limits.needed() {
+            if !self.has(needed) {
+                return Err(CgroupError::NoController { controller: needed });
+            }
+        }
+        if group.directories().iter().any(|directory| directory.path.exists()) {
+            group.kill();
+            group.remove()?;
+        }
+        let made = self.make(parent, &group, limits);
+        if made.is_err() {
+            // The first error counts; what could not be removed is found by `remove_stale`.
+            drop(group.remove());
+        }
+        made.map(|()| group)
+    }
+
+    /// The group `parent/id`, made by an earlier [`Self::create`].
+    ///
+    /// # Errors
+    /// [`CgroupError::Name`].
+    pub fn group(&self, parent: &str, id: &str) -> Result<Cgroup, CgroupError> {
+        check_name(parent)?;
+        if id.contains('/') {
+            return Err(CgroupError::Name(id.to_owned()));
+        }
+        check_name(id)?;
+        let mut directories = Vec::new();
+        for hierarchy in &self.v1 {
+            if hierarchy.controllers.iter().any(|name| V1_CONTROLLERS.contains(&name.as_str())) {
+                directories.push(Directory {
+                    path: hierarchy.mount.join(parent).join(id),
+                    v1: Some(hierarchy.controllers.clone()),
+                });
+            }
+        }
+        if let Some(unified) = &self.unified {
+            directories.push(Directory { path: unified.join(parent).join(id), v1: None });
+        }
+        Ok(Cgroup::new(directories))
+    }
+
+    /// Kills and removes every group directly below `parent` whose name is not in `keep`. Returns the names.
+    ///
+    /// # Errors
+    /// The first that occurs; the other groups are tried all the same.
+    pub fn remove_stale(
+        &self,
+        parent: &str,
+        keep: &BTreeSet<String>,
+    ) -> Result<BTreeSet<String>, CgroupError> {
+        check_name(parent)?;
+        let mut stale = BTreeSet::new();
+        for root in self.roots() {
+            let path = root.join(parent);
+            let entries = match std::fs::read_dir(&path) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(CgroupError::io("read", &path)(error)),
+            };
+            for entry in entries.flatten() {
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    stale.extend(entry.file_name().to_str().map(str::to_owned));
+                }
+            }
+        }
+        stale.retain(|name| !keep.contains(name));
+        let mut first = Ok(());
+        for name in &stale {
+            let group = self.group(parent, name)?;
+            group.kill();
+            first = first.and(group.remove());
+        }
+        first.map(|()| stale)
+    }
+
+    /// Removes `parent` and its ancestors as far as they are empty; others' groups in them are a reason to stop, not an
+    /// error.
+    pub fn remove_parent(&self, parent: &str) {
+        if check_name(parent).is_err() {
+            return;
+        }
+        for root in self.roots() {
+            let mut path = root.join(parent);
+            while path != *root && std::fs::remove_dir(&path).is_ok() {
+                path.pop();
+            }
+        }
+    }
+
+    fn roots(&self) -> impl Iterator<Item = &PathBuf> {
+        self.v1.iter().map(|hierarchy| &hierarchy.mount).chain(&self.unified)
+    }
+
+    fn has(&self, controller: &str) -> bool {
+        self.v1
+            .iter()
+            .flat_map(|hierarchy| &hierarchy.controllers)
+            .chain(&self.v2_controllers)
+            .any(|name| name == controller)
+    }
+
+    fn make(&self, parent: &str, group: &Cgroup, limits: &Limits) -> Result<(), CgroupError> {
+        if let Some(unified) = &self.unified {
+            self.enable_controllers(unified, parent)?;
+        }
+        for directory in group.directories() {
+            std::fs::create_dir_all(&directory.path).map_err(CgroupError::io("make", &directory.path))?;
+            let writes = match &directory.v1 {
+                Some(controllers) => limits.v1_writes(controllers),
+                None => limits.v2_writes(&self.v2_controllers),
+            };
+            for (file, value) in writes {
+                let path = directory.path.join(file);
+                match write(&path, &value) {
+                    // Swap accounting may be compiled out; without it a memory limit is all that there is.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound && file.contains("sw") => {}
+                    Err(source) => return Err(CgroupError::Limit { path, value, source }),
+                    Ok(()) => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands the v2 controllers down from the root to `parent`'s children.
+    fn enable_controllers(&self, unified: &Path, parent: &str) -> Result<(), CgroupError> {
+        let wanted: String = V2_CONTROLLERS
+            .iter()
+            .filter(|name| self.v2_controllers.iter().any(|have| have == *name))
+            .map(|name| format!("+{name} "))
+            .collect();
+        let mut path = unified.to_path_buf();
+        let mut components = Path::new(parent).components();
+        loop {
+            if !wanted.is_empty() {
+                let control = path.join("cgroup.subtree_control");
+                write(&control, wanted.trim_end())
+                    .map_err(CgroupError::io("enable the controllers in", &control))?;
+            }
+            let Some(component) = components.next() else { return Ok(()) };
+            path.push(component);
+            match std::fs::create_dir(&path) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(CgroupError::io("make", &path)(error));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Relative, no `.` or `..`, no empty component.
+fn check_name(name: &str) -> Result<(), CgroupError> {
+    let fine = !name.is_empty()
+        && name.len() < 1024
+        && name.split('/').all(|part| !matches!(part, "" | "." | "..") && !part.contains('\0'));
+    if fine { Ok(()) } else { Err(CgroupError::Name(name.to_owned())) }
+}
+
+/// Undoes mountinfo's octal escapes.
+fn unescape(field: &str) -> String {
+    let mut out = String::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((before, after)) = rest.split_once('\\') {
+        out.push_str(before);
+        match after.get(..3).and_then(|octal| u8::from_str_radix(octal, 8).ok()) {
+            Some(byte) => {
+                out.push(char::from(byte));
+                rest = &after[3..];
+            }
+            None => {
+                out.push('\\');
+                rest = after;
+            }
+        }
+    }
+    out + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HYBRID: &str = "\
+31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
+32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct
+35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
+40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd
+41 31 0:38 / /sys/fs/cgroup/uni\\040fied rw - cgroup2 cgroup2 rw
+42 31 0:32 / /elsewhere rw - cgroup cgroup rw,memory";
+
+    #[test]
+    fn hybrid_is_seen_in_mountinfo() {
+        let cgroups = Cgroups::from_mountinfo(HYBRID).unwrap();
+        assert_eq!(cgroups.unified, Some(PathBuf::from("/sys/fs/cgroup/uni fied")));
+        let mounts: Vec<_> = cgroups.v1.iter().map(|one| one.mount.to_str().unwrap()).collect();
+        assert_eq!(mounts, ["/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/memory"]);
+        assert!(matches!(
+            Cgroups::from_mountinfo("1 2 0:1 / / rw - ext4 x rw"),
+            Err(CgroupError::NotMounted)
+        ));
+    }
+
+    #[test]
+    fn names_cannot_leave_their_place() {
+        let cgroups = Cgroups::from_mountinfo(HYBRID).unwrap();
+        for (parent, id) in
+            [("..", "a"), ("a", "../b"), ("/a", "b"), ("a//b", "c"), ("a", ""), ("", "a"), ("a", "b/c")]
+        {
+            assert!(matches!(cgroups.group(parent, id), Err(CgroupError::Name(_))), "{parent} {id}");
+        }
+    }
+
+    #[test]
+    fn v2_controllers_are_handed_down_to_the_parent() {
+        let root = tempfile::tempdir().unwrap();
+        for dir in ["", "a", "a/b"] {
+            std::fs::create_dir_all(root.path().join(dir)).unwrap();
+            std::fs::write(root.path().join(dir).join("cgroup.subtree_control"), "").unwrap();
+        }
+        let cgroups = Cgroups {
+            v1: Vec::new(),
+            unified: Some(root.path().to_path_buf()),
+            v2_controllers: ["cpuset", "cpu", "memory", "pids", "io"].map(str::to_owned).to_vec(),
+        };
+        cgroups.enable_controllers(root.path(), "a/b").unwrap();
+        for dir in ["", "a", "a/b"] {
+            let text = std::fs::read_to_string(root.path().join(dir).join("cgroup.subtree_control")).unwrap();
+            assert_eq!(text, "+cpu +memory +pids", "{dir}");
+        }
+    }
+
+    #[test]
+    fn a_limit_without_its_controller_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let cgroups =
+            Cgroups { v1: Vec::new(), unified: Some(root.path().to_path_buf()), v2_controllers: Vec::new() };
+        let limits = Limits { pids: Some(5), ..Limits::default() };
+        let error = cgroups.create("p", "x", &limits).unwrap_err();
+        assert!(matches!(error, CgroupError::NoController { controller: "pids" }), "{error}");
+        assert!(!root.path().join("p").exists());
+    }
+}

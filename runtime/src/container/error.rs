@@ -1,0 +1,156 @@
+//! What can go wrong with a container, one variant a step.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::cgroup::CgroupError;
+
+/// Why a container was not created.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// The spec asks for something that this runtime does not do.
+    #[error("unsupported in the spec: {0}")]
+    Unsupported(String),
+    /// The spec is wrong.
+    #[error("wrong in the spec: {0}")]
+    Invalid(String),
+    /// A string with a zero byte.
+    #[error("{what} contains a zero byte")]
+    Nul {
+        /// Which.
+        what: &'static str,
+    },
+    /// A pipe could not be made.
+    #[error("cannot make a pipe")]
+    Pipe(#[source] io::Error),
+    /// A layer or root directory could not be opened.
+    #[error("cannot open the root filesystem's {}: {source}", path.display())]
+    OpenRoot {
+        /// The directory.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The overlay could not be made.
+    #[error("cannot make the overlay root filesystem ({step}): {source}{}", if log.is_empty() { String::new() } else { format!(" ({log})") })]
+    Overlay {
+        /// What was tried.
+        step: String,
+        /// What the kernel said beside the error number.
+        log: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A bind mount's source could not be taken.
+    #[error("cannot bind {} to {}: {source}", from.display(), to.display())]
+    BindSource {
+        /// The source.
+        from: PathBuf,
+        /// The target in the container.
+        to: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A namespace of the spec could not be opened.
+    #[error("cannot open the namespace {}: {source}", path.display())]
+    OpenNamespace {
+        /// Its path.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// This process's own capabilities could not be read.
+    #[error("cannot read this process's capabilities: {0}")]
+    Capabilities(String),
+    /// The container's cgroup.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// The kernel refused the new process.
+    #[error("cannot make a process in new namespaces")]
+    Clone(#[source] io::Error),
+    /// A step inside the new process failed.
+    #[error("container set-up failed: {step}: {source}")]
+    Step {
+        /// The step.
+        step: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// No such program.
+    #[error("{}", not_found(command))]
+    CommandNotFound {
+        /// The program, as the spec names it.
+        command: String,
+    },
+    /// The program cannot be executed.
+    #[error("exec: {command:?}: {}", reason(source))]
+    CommandNotExecutable {
+        /// The program, as the spec names it.
+        command: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The new process ended without a word.
+    #[error("the container's init was killed during set-up")]
+    Died,
+    /// The new process said nothing in time.
+    #[error("the container's init did not get ready: {source}")]
+    Silent {
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Why a created container did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// It was started before.
+    #[error("the container was started already")]
+    Started,
+    /// The kernel refused to execute the program.
+    #[error("exec {command}: {}", reason(source))]
+    Exec {
+        /// The program, as the spec names it.
+        command: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The init ended at the gate.
+    #[error("the container's init was killed before it could start")]
+    Died,
+    /// Nothing was heard in time.
+    #[error("the container's init did not start: {source}")]
+    Silent {
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// As Docker says it.
+fn not_found(command: &str) -> String {
+    if command.contains('/') {
+        format!("exec: {command:?}: stat {command}: no such file or directory")
+    } else {
+        format!("exec: {command:?}: executable file not found in $PATH")
+    }
+}
+
+/// The error's text as Go and Docker write it: lower case, no number.
+fn reason(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::ENOENT) => "no such file or directory".to_owned(),
+        Some(libc::EACCES) => "permission denied".to_owned(),
+        Some(libc::ENOEXEC) => "exec format error".to_owned(),
+        Some(libc::EISDIR) => "is a directory".to_owned(),
+        _ => error.to_string(),
+    }
+}

@@ -1,0 +1,175 @@
+//! The flat plan that a container's first process carries out: everything parsed, opened and allocated before.
+
+use std::ffi::CString;
+use std::os::fd::OwnedFd;
+
+use rustix::fs::Dev;
+use rustix::mount::MountAttrFlags;
+use rustix::process::{Gid, Uid};
+use rustix::thread::{CapabilitySets, LinkNameSpaceType};
+
+use crate::sys::CStringArray;
+
+/// A container's plan.
+pub(super) struct Plan {
+    /// Namespaces made by the clone.
+    pub(super) clone_flags: u64,
+    /// In order.
+    pub(super) steps: Vec<Step>,
+    /// `argv[0]` as the spec has it, for messages.
+    pub(super) command: String,
+    /// Where the program may be, in the order of `PATH`.
+    pub(super) programs: Vec<CString>,
+    pub(super) argv: CStringArray,
+    pub(super) envp: CStringArray,
+    /// Read end: a byte opens it, its end closes it for good.
+    pub(super) gate: OwnedFd,
+    /// Write end.
+    pub(super) status: OwnedFd,
+}
+
+/// One step. Errors are reported by its index.
+pub(super) enum Step {
+    /// Write oneself into a v1 group.
+    JoinCgroup(OwnedFd),
+    /// Only now, when all groups are joined, do they become the namespace's root.
+    NewCgroupNamespace,
+    /// A session of one's own: no controlling terminal of the host.
+    Session,
+    Stdio([OwnedFd; 3]),
+    JoinNamespace(OwnedFd, LinkNameSpaceType),
+    /// Nothing that is mounted from here on reaches the host.
+    PrivateMounts,
+    /// The host's `/dev/null`, checked to be it, for masking files (CVE-2025-31133).
+    OpenNull,
+    /// A procfs of this PID namespace that no mount can cover, for writing below `/proc` (CVE-2025-52881).
+    OpenProc,
+    AttachRoot(RootMount),
+    Mount {
+        target: Target,
+        source: MountSource,
+        label: String,
+    },
+    /// Make what was mounted at the target read-only, now that all is in it.
+    Seal(Target),
+    /// Make a directory if there is none, owned by the user.
+    Directory(Target, Uid, Gid),
+    Device {
+        target: Target,
+        kind: rustix::fs::FileType,
+        dev: Dev,
+        mode: u32,
+        uid: Uid,
+        gid: Gid,
+    },
+    Symlink {
+        directory: CString,
+        name: CString,
+        to: CString,
+    },
+    Sysctl {
+        path: CString,
+        value: Vec<u8>,
+    },
+    Hostname(Vec<u8>),
+    Domainname(Vec<u8>),
+    ReadonlyPath(CString),
+    MaskedPath(CString),
+    ReadonlyRoot,
+    /// The root becomes `/` and the host's mounts go.
+    PivotRoot,
+    OomScore(Vec<u8>),
+    Rlimit {
+        name: String,
+        resource: u32,
+        soft: u64,
+        hard: u64,
+    },
+    /// By number.
+    DropBounding(u8),
+    /// User, groups and capabilities, in the only order that works.
+    Credentials {
+        groups: Vec<Gid>,
+        gid: Gid,
+        uid: Uid,
+        capabilities: CapabilitySets,
+        ambient: Vec<rustix::thread::CapabilitySet>,
+    },
+    NoNewPrivileges,
+    WorkingDirectory(CString),
+    /// The file mode creation mask of the program.
+    Umask(u32),
+}
+
+/// The root filesystem, before it is attached.
+pub(super) enum RootMount {
+    /// A detached mount, and the host directory that it is attached over in the new mount namespace.
+    Detached { mount: OwnedFd, over: CString },
+    /// For kernels without `lowerdir+` (before 6.5): mount(2)'s options, naming the layers by descriptor.
+    Legacy { over: CString, data: CString, _layers: Vec<OwnedFd> },
+}
+
+/// What gets mounted.
+pub(super) enum MountSource {
+    /// A detached copy of a host's directory or file.
+    Tree(OwnedFd),
+    /// A new filesystem.
+    Filesystem { kind: CString, parameters: Vec<(CString, Option<CString>)>, attributes: MountAttrFlags },
+}
+
+/// A place below the root, made if missing.
+pub(super) struct Target {
+    /// `a`, `a/b`, `a/b/c`.
+    pub(super) prefixes: Vec<CString>,
+    /// `a`, `b`, `c`.
+    pub(super) names: Vec<CString>,
+    /// The last one is a file if it has to be made.
+    pub(super) file: bool,
+    /// No link on the way: `/proc` and `/sys` must be where they seem to be (CVE-2019-19921).
+    pub(super) strict: bool,
+}
+
+impl Target {
+    fn shown(&self) -> String {
+        format!("/{}", self.prefixes.last().map(|path| path.to_string_lossy()).unwrap_or_default())
+    }
+}
+
+impl Step {
+    /// For a person.
+    pub(super) fn describe(&self) -> String {
+        let shown = |text: &CString| text.to_string_lossy().into_owned();
+        match self {
+            Self::JoinCgroup(_) => "join the cgroup".to_owned(),
+            Self::NewCgroupNamespace => "make the cgroup namespace".to_owned(),
+            Self::Session => "make a session".to_owned(),
+            Self::Stdio(_) => "set the standard descriptors".to_owned(),
+            Self::JoinNamespace(_, kind) => format!("join the given namespace ({kind:?})"),
+            Self::PrivateMounts => "make mounts private".to_owned(),
+            Self::OpenNull => "open the host's /dev/null".to_owned(),
+            Self::OpenProc => "open a private procfs".to_owned(),
+            Self::AttachRoot(_) => "attach the root filesystem".to_owned(),
+            Self::Mount { target, label, .. } => format!("mount {label} at {}", target.shown()),
+            Self::Seal(target) => format!("make {} read-only", target.shown()),
+            Self::Directory(target, ..) => format!("make the directory {}", target.shown()),
+            Self::Device { target, .. } => format!("make the device {}", target.shown()),
+            Self::Symlink { directory, name, .. } => format!("link /{}/{}", shown(directory), shown(name)),
+            Self::Sysctl { path, .. } => format!("set /proc/{}", shown(path)),
+            Self::Hostname(_) => "set the host name".to_owned(),
+            Self::Domainname(_) => "set the domain name".to_owned(),
+            Self::ReadonlyPath(path) => format!("make /{} read-only", shown(path)),
+            Self::MaskedPath(path) => format!("mask /{}", shown(path)),
+            Self::ReadonlyRoot => "make the root filesystem read-only".to_owned(),
+            Self::PivotRoot => "change the root".to_owned(),
+            Self::OomScore(_) => "set the OOM score".to_owned(),
+            Self::Rlimit { name, soft, hard, .. } => format!("set {name} to {soft}:{hard}"),
+            Self::DropBounding(number) => format!("drop capability {number}"),
+            Self::Credentials { uid, gid, .. } => {
+                format!("become user {}:{} with its capabilities", uid.as_raw(), gid.as_raw())
+            }
+            Self::NoNewPrivileges => "forbid new privileges".to_owned(),
+            Self::WorkingDirectory(path) => format!("change to the working directory {}", shown(path)),
+            Self::Umask(_) => "set the umask".to_owned(),
+        }
+    }
+}

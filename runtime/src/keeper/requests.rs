@@ -1,0 +1,413 @@
+//! What each request does.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::process::{PidfdFlags, Signal, pidfd_open};
+
+use super::managed::{self, Managed};
+use super::protocol::{
+    ContainerInfo, ContainerStatus, CreateContainer, LIST_PAGE_BYTES, MAX_NOTE, Refusal, RefusalKind, Reply,
+    Request,
+};
+use super::records::{Record, process_identity};
+use super::server::{End, Server, now};
+use crate::cgroup::Limits;
+use crate::container::{self, CreateError, CreateOptions, StartError};
+use crate::spec::read_bundle;
+
+/// Longest container ID.
+const ID_BYTES_MAX: usize = 128;
+
+impl Server {
+    /// Carries out one request. The answer to a delete or a forced shutdown may come later.
+    pub(super) fn request(&mut self, token: u64, request: Request, fd: Option<OwnedFd>) {
+        let answer = match request {
+            Request::Ping => Ok(Some(Reply::Pong {
+                pid: std::process::id(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+            })),
+            Request::Hello { daemon } => self.hello(token, daemon).map(Some),
+            Request::Create(container) => self.create(&container, fd).map(Some),
+            Request::Start { id } => self.start_container(&id).map(Some),
+            Request::Kill { id, signal, all } => self.kill(&id, signal, all).map(Some),
+            Request::Delete { id } => self.delete(token, &id),
+            Request::Get { id } => {
+                self.find(&id).map(|managed| Some(Reply::Container(Box::new(managed.record.info.clone()))))
+            }
+            Request::List { after } => Ok(Some(self.list(after.as_deref()))),
+            Request::Subscribe => {
+                if let Some(client) = self.clients.get_mut(&token) {
+                    client.subscribed = true;
+                }
+                Ok(Some(Reply::Done))
+            }
+            Request::Shutdown { force } => self.shutdown(token, force),
+            Request::DaemonStopping => {
+                self.respawn.goodbye();
+                if let Some(client) = self.clients.get_mut(&token) {
+                    client.daemon = None;
+                }
+                Ok(Some(Reply::Done))
+            }
+            Request::Reexec => {
+                self.end = Some(End::Reexec);
+                Ok(Some(Reply::Done))
+            }
+        };
+        match answer {
+            Ok(Some(reply)) => self.reply(token, reply),
+            Ok(None) => {}
+            Err(refusal) => self.reply(token, Reply::Refused(refusal)),
+        }
+    }
+
+    fn hello(&mut self, token: u64, daemon: u32) -> Result<Reply, Refusal> {
+        let Some(client) = self.clients.get_mut(&token) else { return Ok(Reply::Done) };
+        let peer = rustix::net::sockopt::socket_peercred(&client.socket);
+        let peer =
+            peer.map_err(|errno| refuse(RefusalKind::Failed, format!("no peer credentials: {errno}")))?.pid;
+        if peer.as_raw_nonzero().get() != daemon as i32 {
+            return Err(refuse(RefusalKind::Invalid, format!("process {daemon} is not the caller")));
+        }
+        let process = pidfd_open(peer, PidfdFlags::empty());
+        client.daemon =
+            Some(process.map_err(|errno| refuse(RefusalKind::Failed, format!("pidfd_open: {errno}")))?);
+        self.respawn.hello(std::time::Instant::now());
+        Ok(Reply::Done)
+    }
+
+    fn create(&mut self, request: &CreateContainer, netns: Option<OwnedFd>) -> Result<Reply, Refusal> {
+        let id = &request.id;
+        check(request, netns.is_some())?;
+        if self.containers.contains_key(id) {
+            return Err(refuse(RefusalKind::Exists, format!("container {id} exists already")));
+        }
+        let spec =
+            read_bundle(&request.bundle).map_err(|error| refuse(RefusalKind::Invalid, chain(&error)))?;
+        let log = managed::open_log(request.log.as_ref())
+            .map_err(|error| refuse(RefusalKind::Failed, format!("cannot open the log file: {error}")))?;
+        let user =
+            spec.process().as_ref().map_or((0, 0), |process| (process.user().uid(), process.user().gid()));
+        let result = self.build(request, &spec, user, netns.as_ref());
+        let (container, group, pipes) = result.inspect_err(|_| self.clear(id))?;
+        let pid = container.pid();
+        let identity = process_identity(pid);
+        let mut info = ContainerInfo {
+            id: id.clone(),
+            pid: Some(pid),
+            status: ContainerStatus::Created,
+            bundle: request.bundle.clone(),
+            log: request.log.clone(),
+            created_at: now(),
+            started_at: None,
+            note: request.note.clone(),
+        };
+        if request.start {
+            info.status = ContainerStatus::Running;
+            info.started_at = Some(info.created_at);
+        }
+        let record =
+            Record { info, pid, pid_start: identity.map_or(0, |(_, start)| start), boot: self.boot.clone() };
+        // On disk before exec: a keeper that dies in between leaves nothing running that the next does not know.
+        let saved = self.records.save(&record, false);
+        let mut managed = Managed::new(record, group, log);
+        managed.child = true;
+        managed.pidfd = container.pidfd().try_clone_to_owned().ok();
+        managed.container = Some(container);
+        let result = saved
+            .map_err(|error| {
+                refuse(RefusalKind::Failed, format!("cannot write the container's record: {error}"))
+            })
+            .and_then(|()| {
+                let started = match (&mut managed.container, request.start) {
+                    (Some(container), true) => container.start().map_err(|error| start_refusal(&error)),
+                    _ => Ok(()),
+                };
+                if request.start {
+                    managed.container = None;
+                }
+                started
+            });
+        if let Err(refusal) = result {
+            // Its end is collected with all other children's; nobody knows the ID by then.
+            let _ = managed.signal(Signal::KILL);
+            let _ = managed.pidfd().map(|pidfd| {
+                rustix::process::waitid(
+                    rustix::process::WaitId::PidFd(pidfd),
+                    rustix::process::WaitIdOptions::EXITED,
+                )
+            });
+            drop(managed);
+            self.clear(id);
+            return Err(refusal);
+        }
+        self.add(id.clone(), managed, pipes)
+            .map_err(|error| refuse(RefusalKind::Failed, error.to_string()))?;
+        Ok(Reply::Created { pid })
+    }
+
+    #[allow(clippy::type_complexity)] // used once, right above
+    fn build(
+        &self,
+        request: &CreateContainer,
+        spec: &crate::spec::oci::Spec,
+        user: (u32, u32),
+        netns: Option<&OwnedFd>,
+    ) -> Result<(container::Container, crate::cgroup::Cgroup, [Option<OwnedFd>; 2]), Refusal> {
+        let (stdio, pipes) = managed::make_pipes(&self.options.run_dir, request, user).map_err(|error| {
+            refuse(RefusalKind::Failed, format!("cannot make the container's pipes: {error}"))
+        })?;
+        let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+        let limits = resources.map(Limits::from_oci).unwrap_or_default();
+        let group = self
+            .cgroups
+            .create(&self.options.cgroup_parent, &request.id, &limits)
+            .map_err(|error| refuse(RefusalKind::Failed, chain(&error)))?;
+        let container = container::create(CreateOptions {
+            bundle: &request.bundle,
+            spec,
+            rootfs: &request.rootfs,
+            netns: netns.map(AsFd::as_fd),
+            stdio,
+            cgroup: Some((&self.cgroups, &group)),
+        });
+        let container = container.map_err(|error| {
+            let kind = match &error {
+                CreateError::CommandNotFound { .. } => RefusalKind::CommandNotFound,
+                CreateError::CommandNotExecutable { .. } => RefusalKind::CommandNotExecutable,
+                CreateError::Unsupported(_) | CreateError::Invalid(_) | CreateError::Nul { .. } => {
+                    RefusalKind::Invalid
+                }
+                _ => RefusalKind::Failed,
+            };
+            refuse(kind, chain(&error))
+        })?;
+        Ok((container, group, pipes))
+    }
+
+    fn start_container(&mut self, id: &str) -> Result<Reply, Refusal> {
+        let managed = self.find_mut(id)?;
+        if managed.record.info.status != ContainerStatus::Created {
+            return Err(refuse(RefusalKind::WrongState, format!("container {id} was started already")));
+        }
+        let Some(mut container) = managed.container.take() else {
+            return Err(refuse(
+                RefusalKind::WrongState,
+                format!("container {id} was created by a keeper that ended, and can only be deleted"),
+            ));
+        };
+        // Said first: should the keeper die in between, "running" is the truth or soon found out.
+        let mut record = managed.record.clone();
+        record.info.status = ContainerStatus::Running;
+        record.info.started_at = Some(now());
+        managed.record = record.clone();
+        if let Err(error) = self.records.save(&record, false) {
+            eprintln!("keeper: the start of container {id} is not on disk: {error}");
+        }
+        // A failed exec ends the init with 126 or 127, which is collected as any end.
+        container.start().map_err(|error| start_refusal(&error))?;
+        Ok(Reply::Done)
+    }
+
+    fn kill(&mut self, id: &str, signal: i32, all: bool) -> Result<Reply, Refusal> {
+        let managed = self.find_mut(id)?;
+        if !managed.record.alive() {
+            return Err(refuse(RefusalKind::WrongState, format!("container {id} is not running")));
+        }
+        let number = Signal::from_named_raw(signal)
+            .ok_or_else(|| refuse(RefusalKind::Invalid, format!("{signal} is not a signal")))?;
+        if all && number == Signal::KILL {
+            managed.cgroup.kill();
+        } else if all {
+            managed.cgroup.signal(number);
+        } else {
+            managed.signal(number).map_err(|error| {
+                refuse(RefusalKind::WrongState, format!("container {id} is not running: {error}"))
+            })?;
+        }
+        Ok(Reply::Done)
+    }
+
+    fn delete(&mut self, token: u64, id: &str) -> Result<Option<Reply>, Refusal> {
+        let managed = self.find_mut(id)?;
+        if managed.record.alive() {
+            managed.container = None;
+            let _ = managed.signal(Signal::KILL);
+            if let Some(client) = self.clients.get_mut(&token) {
+                client.deleting = Some(id.to_owned());
+            }
+            return Ok(None);
+        }
+        self.remove(id).map(|()| Some(Reply::Done))
+    }
+
+    /// Answers those who wait for this container, which has ended now.
+    pub(super) fn finish_deletes(&mut self, id: &str) {
+        let waiting: Vec<u64> = self
+            .clients
+            .iter()
+            .filter(|(_, client)| client.deleting.as_deref() == Some(id))
+            .map(|(token, _)| *token)
+            .collect();
+        if waiting.is_empty() {
+            return;
+        }
+        let reply = match self.remove(id) {
+            Ok(()) => Reply::Done,
+            Err(refusal) => Reply::Refused(refusal),
+        };
+        for token in waiting {
+            if let Some(client) = self.clients.get_mut(&token) {
+                client.deleting = None;
+            }
+            self.reply(token, reply.clone());
+        }
+    }
+
+    /// Removes an ended container's cgroup, pipes and record. On failure it stays, to be tried again.
+    fn remove(&mut self, id: &str) -> Result<(), Refusal> {
+        let managed = self.find(id)?;
+        managed.cgroup.remove().map_err(|error| refuse(RefusalKind::Failed, chain(&error)))?;
+        let fail = |error: std::io::Error| {
+            refuse(RefusalKind::Failed, format!("cannot remove container {id}: {error}"))
+        };
+        managed::remove_pipes(&self.options.run_dir, id).map_err(fail)?;
+        self.records.remove(id).map_err(fail)?;
+        self.containers.remove(id);
+        Ok(())
+    }
+
+    /// Undoes a failed creation.
+    fn clear(&self, id: &str) {
+        let removed = self.cgroups.group(&self.options.cgroup_parent, id).and_then(|group| group.remove());
+        if let Err(error) = removed {
+            eprintln!("keeper: after a failed creation: {error}");
+        }
+        let _ = managed::remove_pipes(&self.options.run_dir, id);
+        let _ = self.records.remove(id);
+    }
+
+    fn list(&self, after: Option<&str>) -> Reply {
+        use std::ops::Bound;
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut page = Vec::new();
+        let mut bytes = 0;
+        for managed in self.containers.range::<str, _>((from, Bound::Unbounded)).map(|(_, managed)| managed) {
+            bytes += serde_json::to_vec(&managed.record.info).map_or(0, |bytes| bytes.len());
+            if bytes > LIST_PAGE_BYTES && !page.is_empty() {
+                return Reply::Containers { page, more: true };
+            }
+            page.push(managed.record.info.clone());
+        }
+        Reply::Containers { page, more: false }
+    }
+
+    fn shutdown(&mut self, token: u64, force: bool) -> Result<Option<Reply>, Refusal> {
+        let alive = self.containers.values().filter(|managed| managed.record.alive()).count();
+        if alive > 0 && !force {
+            return Err(refuse(RefusalKind::WrongState, format!("{alive} containers are alive")));
+        }
+        self.respawn.goodbye();
+        if !force {
+            self.cgroups.remove_parent(&self.options.cgroup_parent);
+            self.end = Some(End::Exit);
+            return Ok(Some(Reply::Done));
+        }
+        if let Some(client) = self.clients.get_mut(&token) {
+            client.shutdown = true;
+            client.daemon = None;
+        }
+        for managed in self.containers.values_mut().filter(|managed| managed.record.alive()) {
+            managed.container = None;
+            let _ = managed.signal(Signal::KILL);
+        }
+        self.finish_shutdown();
+        Ok(None)
+    }
+
+    /// Ends the keeper if somebody asked for it and the last container has ended.
+    pub(super) fn finish_shutdown(&mut self) {
+        let waiting: Vec<u64> =
+            self.clients.iter().filter(|(_, client)| client.shutdown).map(|(token, _)| *token).collect();
+        if waiting.is_empty() || self.containers.values().any(|managed| managed.record.alive()) {
+            return;
+        }
+        let ids: Vec<String> = self.containers.keys().cloned().collect();
+        let mut reply = Reply::Done;
+        for id in ids {
+            if let Err(refusal) = self.remove(&id) {
+                reply = Reply::Refused(refusal);
+            }
+        }
+        self.cgroups.remove_parent(&self.options.cgroup_parent);
+        self.end = Some(End::Exit);
+        for token in waiting {
+            self.reply(token, reply.clone());
+        }
+    }
+
+    fn find(&self, id: &str) -> Result<&Managed, Refusal> {
+        self.containers.get(id).ok_or_else(|| not_found(id))
+    }
+
+    fn find_mut(&mut self, id: &str) -> Result<&mut Managed, Refusal> {
+        self.containers.get_mut(id).ok_or_else(|| not_found(id))
+    }
+}
+
+fn check(request: &CreateContainer, netns: bool) -> Result<(), Refusal> {
+    let invalid = |message: String| Err(refuse(RefusalKind::Invalid, message));
+    let id = &request.id;
+    let fine = id.len() <= ID_BYTES_MAX
+        && id.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric())
+        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'));
+    if !fine {
+        return invalid(format!(
+            "{id:?} is not a container ID: letters, digits, '_', '.', '-', at most {ID_BYTES_MAX}"
+        ));
+    }
+    if !request.bundle.is_absolute() {
+        return invalid(format!("the bundle {} is not an absolute path", request.bundle.display()));
+    }
+    if request.note.len() > MAX_NOTE {
+        return invalid(format!("a note of {} bytes; at most {MAX_NOTE} can be", request.note.len()));
+    }
+    if request.netns != netns {
+        return invalid("the network namespace's descriptor did not come as the request says".to_owned());
+    }
+    Ok(())
+}
+
+fn start_refusal(error: &StartError) -> Refusal {
+    let kind = match error {
+        StartError::Exec { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            RefusalKind::CommandNotFound
+        }
+        StartError::Exec { .. } => RefusalKind::CommandNotExecutable,
+        StartError::Started => RefusalKind::WrongState,
+        StartError::Died | StartError::Silent { .. } => RefusalKind::Failed,
+    };
+    refuse(kind, chain(error))
+}
+
+fn not_found(id: &str) -> Refusal {
+    refuse(RefusalKind::NotFound, format!("no such container: {id}"))
+}
+
+fn refuse(kind: RefusalKind, message: String) -> Refusal {
+    Refusal { kind, message }
+}
+
+/// An error with its causes on one line, none said twice.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,241 @@
+//! The system calls that neither rustix nor nix wrap, or wrap with an allocation or a lock, each with its proof.
+//!
+//! Everything here may be called between clone and exec: no allocation, no lock, no errno through thread-local
+//! storage that another thread could hold.
+#![allow(unsafe_code)]
+
+use std::convert::Infallible;
+use std::ffi::{CStr, c_char, c_long};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use rustix::io::Errno;
+
+/// `struct clone_args` of clone3(2), version 2.
+#[repr(C, align(8))]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// `struct mount_attr` of mount_setattr(2).
+#[repr(C)]
+#[derive(Default)]
+struct MountAttr {
+    attr_set: u64,
+    attr_clr: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+/// clone3(2)'s flag; libc's constant of that name does not fit its type.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// A cloned child.
+pub(crate) struct Child {
+    pub(crate) pid: i32,
+    pub(crate) pidfd: OwnedFd,
+}
+
+fn result(returned: c_long) -> Result<c_long, Errno> {
+    if returned == -1 {
+        // SAFETY: errno is this thread's own; libc::syscall has just set it. In a fresh clone it is the copy of the
+        // calling thread's, at the same address.
+        Err(Errno::from_raw_os_error(unsafe { *libc::__errno_location() }))
+    } else {
+        Ok(returned)
+    }
+}
+
+/// clone3(2) like fork: the child gets a copy of this thread's memory, in new namespaces (`flags`) and, given its
+/// directory, in a v2 cgroup. `body` runs in the child and never returns.
+///
+/// The caller keeps one promise that no type can express: `body` must not allocate, lock or panic, for another thread
+/// of the parent may have held the allocator's lock at the moment of the clone.
+pub(crate) fn clone_child(
+    flags: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+    body: impl FnOnce() -> Infallible, // `!`, as far as a closure can say it
+) -> Result<Child, Errno> {
+    let mut pidfd: RawFd = -1;
+    let mut args = CloneArgs {
+        flags: flags | libc::CLONE_PIDFD as u64,
+        pidfd: (&raw mut pidfd) as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        ..CloneArgs::default()
+    };
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    // SAFETY: `args` is a valid clone_args of the size given; without CLONE_VM the child runs on a copy of this stack,
+    // so returning into this frame is sound, and `body` ends it by exec or _exit.
+    let pid = result(unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>()) })?;
+    if pid == 0 {
+        body();
+    }
+    // SAFETY: the kernel stored a new descriptor, owned by nobody else, before clone3 returned in the parent.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Child { pid: pid as i32, pidfd })
+}
+
+/// mount_setattr(2) on the mount that `mount` refers to.
+pub(crate) fn mount_setattr(
+    mount: BorrowedFd<'_>,
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    recursive: bool,
+) -> Result<(), Errno> {
+    let attr = MountAttr { attr_set: set, attr_clr: clear, propagation, userns_fd: 0 };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is a valid empty C string and `attr` a valid mount_attr of the size given; both outlive the call.
+    result(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attr,
+            size_of::<MountAttr>(),
+        )
+    })
+    .map(drop)
+}
+
+/// A program's arguments or environment: C strings and the null-terminated array of pointers to them that exec wants,
+/// made before the clone.
+pub(crate) struct CStringArray {
+    pointers: Vec<*const c_char>,
+    _strings: Vec<std::ffi::CString>,
+}
+
+impl CStringArray {
+    pub(crate) fn new(strings: Vec<std::ffi::CString>) -> Self {
+        let pointers = strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect();
+        Self { pointers, _strings: strings }
+    }
+}
+
+/// execve(2). Returns only if it failed.
+pub(crate) fn execve(path: &CStr, argv: &CStringArray, envp: &CStringArray) -> Errno {
+    // SAFETY: `path` is a C string; both arrays end with a null pointer and their pointers lead into C strings that
+    // the same value owns and never changes.
+    let returned = unsafe { libc::execve(path.as_ptr(), argv.pointers.as_ptr(), envp.pointers.as_ptr()) };
+    result(c_long::from(returned)).err().unwrap_or(Errno::NOEXEC)
+}
+
+/// Ends the process now, without destructors or exit handlers (which belong to the parent's copy).
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit has no preconditions.
+    unsafe { libc::_exit(code) }
+}
+
+/// Every signal back to its default, none blocked: exec keeps ignored signals ignored and blocked ones blocked.
+pub(crate) fn reset_signals() {
+    for signal in 1..=64 {
+        // SAFETY: SIG_DFL is a valid disposition; SIGKILL, SIGSTOP and glibc's own two are refused, which is fine.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    let empty: u64 = 0;
+    // SAFETY: the kernel reads eight bytes, the size of its sigset_t on every Linux architecture but MIPS.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const empty,
+            std::ptr::null_mut::<u64>(),
+            size_of::<u64>(),
+        )
+    };
+}
+
+/// Closes every descriptor from 3 on but these two (close_range(2)), so that none leaks into the container
+/// (CVE-2024-21626).
+///
+/// For a child between clone and exec: owners of the closed ones still stand in its copy of the parent's memory, and
+/// must never be dropped there.
+pub(crate) fn close_all_but(one: &OwnedFd, other: &OwnedFd) -> Result<(), Errno> {
+    let (one, other) = (one.as_raw_fd() as u32, other.as_raw_fd() as u32);
+    let (low, high) = (one.min(other), one.max(other));
+    for (first, last) in [(3, low.wrapping_sub(1)), (low + 1, high.wrapping_sub(1)), (high + 1, u32::MAX)] {
+        if first <= last {
+            // SAFETY: the caller never drops an owner of these, see above.
+            result(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })?;
+        }
+    }
+    Ok(())
+}
+
+/// dup3(2)-like copy to a descriptor number that nobody owns: 0, 1 and 2 of a process about to exec.
+pub(crate) fn dup_to(fd: impl AsFd, number: RawFd) -> Result<(), Errno> {
+    // SAFETY: the caller is a child between clone and exec; replacing its standard descriptors invalidates no owner.
+    result(c_long::from(unsafe { libc::dup2(fd.as_fd().as_raw_fd(), number) })).map(drop)
+}
+
+/// prctl(2) with numbers only.
+pub(crate) fn prctl(option: i32, argument: u64) -> Result<(), Errno> {
+    // SAFETY: only called with options whose arguments are numbers.
+    result(c_long::from(unsafe { libc::prctl(option, argument, 0, 0, 0) })).map(drop)
+}
+
+/// unshare(2). Of the namespaces here none shares memory or descriptors with another thread.
+pub(crate) fn unshare(flags: rustix::thread::UnshareFlags) -> Result<(), Errno> {
+    // SAFETY: called only by a process with one thread, between clone and exec.
+    unsafe { rustix::thread::unshare_unsafe(flags) }
+}
+
+/// getcwd(2) without an allocation: the path and its zero byte go into `buffer`.
+pub(crate) fn current_directory(buffer: &mut [u8]) -> Result<(), Errno> {
+    // SAFETY: the kernel writes at most `buffer.len()` bytes.
+    result(unsafe { libc::syscall(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len()) }).map(drop)
+}
+
+/// setrlimit(2) by the kernel's own number of the resource.
+pub(crate) fn set_rlimit(resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: pid 0 is this process; `limit` is valid for reads, and the old limit is not asked for.
+    result(unsafe {
+        libc::syscall(
+            libc::SYS_prlimit64,
+            0,
+            resource,
+            &raw const limit,
+            std::ptr::null_mut::<libc::rlimit64>(),
+        )
+    })
+    .map(drop)
+}
+
+/// Makes `command` run in a session of its own, and (`orphan`) as nobody's child: a middle process ends at once, so
+/// that the program belongs to init or the nearest subreaper and no signal to the caller's session reaches it.
+pub(crate) fn detach(command: &mut std::process::Command, orphan: bool) {
+    use std::os::unix::process::CommandExt as _;
+    let body = move || {
+        // SAFETY: both calls are async-signal-safe and take no pointers.
+        unsafe {
+            if libc::setsid() == -1 {
+                return Err(std::io::Error::last_os_error());
+            }
+            if orphan {
+                match libc::fork() {
+                    -1 => return Err(std::io::Error::last_os_error()),
+                    0 => {}
+                    _ => libc::_exit(0),
+                }
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: `body` neither allocates nor locks (an error is made from an errno alone).
+    unsafe { command.pre_exec(body) };
+}

@@ -1,0 +1,59 @@
+//! Real containers, run as root through a real keeper.
+//!
+//! This program is three: the tests, the keeper that they talk to (`keeper RUN STATE PARENT`), and, statically linked
+//! as it is, the only file in the containers' root filesystem (`/probe`).
+
+#[path = "containers/cases.rs"]
+mod cases;
+#[path = "containers/house.rs"]
+mod house;
+#[path = "containers/probe.rs"]
+mod probe;
+
+use std::panic::AssertUnwindSafe;
+use std::process::ExitCode;
+use std::time::Instant;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().collect();
+    if args[0] == "/probe" || args[0] == "probe" {
+        return probe::main(&args[1..]);
+    }
+    if args.get(1).is_some_and(|word| word == "keeper") {
+        return house::keeper(&args[2..]);
+    }
+    if args.get(1).is_some_and(|word| word == "fake-daemon") {
+        return house::fake_daemon(&args[2..]);
+    }
+    run_tests(&args[1..])
+}
+
+/// As cargo's own runner: a filter, and `--list`.
+fn run_tests(args: &[String]) -> ExitCode {
+    if args.iter().any(|arg| arg == "--list") {
+        for (name, _) in cases::CASES {
+            println!("{name}: test");
+        }
+        return ExitCode::SUCCESS;
+    }
+    assert!(rustix::process::geteuid().is_root(), "these tests make containers and need root");
+    let filters: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
+    let mut failed = Vec::new();
+    let mut run = 0;
+    for (name, case) in cases::CASES {
+        if !filters.is_empty() && !filters.iter().any(|filter| name.contains(filter.as_str())) {
+            continue;
+        }
+        run += 1;
+        let start = Instant::now();
+        let result = std::panic::catch_unwind(AssertUnwindSafe(case));
+        let word = if result.is_ok() { "ok" } else { "FAILED" };
+        println!("test {name} ... {word} ({} ms)", start.elapsed().as_millis());
+        if result.is_err() {
+            failed.push(name);
+        }
+    }
+    house::remove_layer();
+    println!("\n{run} run, {} failed {failed:?}", failed.len());
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
