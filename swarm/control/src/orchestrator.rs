@@ -1,5 +1,7 @@
 //! From services to tasks.
 
+use skep_state::Service;
+
 use crate::draft::Draft;
 use crate::service::Mode;
 use crate::{global, job, replicated};
@@ -27,7 +29,8 @@ pub(crate) fn run(draft: &mut Draft<'_>) {
                 }
                 Mode::GlobalJob => job::run_global(draft, &service),
             }
-            if draft.service(&id).is_none_or(|now| now.spec == service.spec) {
+            let same = |now: &Service| now.spec == service.spec && now.previous_spec == service.previous_spec;
+            if draft.service(&id).is_none_or(same) {
                 break;
             }
         }

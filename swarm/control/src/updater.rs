@@ -273,26 +273,24 @@ fn advance(
             refresh(draft, slot);
             continue;
         }
-        let start_after = if progress.visited.contains(key) {
-            // The new task of a start-first update failed while the old one still runs: its successor is the
-            // restart policy's matter.
-            if !restart::should_restart(draft, service, slot) {
-                continue;
-            }
-            slot.latest()
-                .and_then(|latest| restart::delay_after(draft, latest))
-                .map(|delay| draft.now.plus(delay))
-        } else if !live.is_empty()
-            && live.iter().all(|&task| draft.task(task).status.state < TaskState::Assigned)
-        {
-            // What waits for a node serves nobody yet: it needs no worker.
-            None
-        } else if free == 0 {
+        // What waits for a node serves nobody yet: to replace it needs no worker.
+        let idle =
+            !live.is_empty() && live.iter().all(|&task| draft.task(task).status.state < TaskState::Assigned);
+        let needs_worker = !idle && !progress.visited.contains(key);
+        if needs_worker && free == 0 {
             continue;
-        } else {
-            free -= 1;
-            None
-        };
+        }
+        // The new task of a start-first update failed while the old one still runs: its successor is the restart
+        // policy's matter.
+        let failed = slot
+            .latest()
+            .filter(|&latest| !dirty(draft, service, latest) && restart::ended_by_itself(draft.task(latest)));
+        if failed.is_some() && !restart::should_restart(draft, service, slot) {
+            continue;
+        }
+        let delay = failed.and_then(|failed| restart::delay_after(draft, failed));
+        let start_after = delay.map(|delay| draft.now.plus(delay));
+        free -= usize::from(needs_worker);
         // Old and new change together: a slot left with neither would be filled by the wrong rule.
         if !draft.room(1 + live.len()) {
             return false;

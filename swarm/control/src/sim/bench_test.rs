@@ -12,7 +12,8 @@ fn a_tick_over_a_thousand_tasks_is_short() {
     for number in 0..10 {
         let mut spec = web(100);
         spec.name = format!("s{number}");
-        spec.task_template.placement.get_or_insert_default().constraints = vec!["node.role!=manager".to_owned()];
+        spec.task_template.placement.get_or_insert_default().constraints =
+            vec!["node.role!=manager".to_owned()];
         sim.create(spec);
     }
     sim.settle();
@@ -35,7 +36,9 @@ fn a_tick_over_a_thousand_tasks_is_short() {
     let (idle, _) = measure(&sim);
     sim.kill_node("n1");
     let (node_down, changes) = measure(&sim);
-    println!("tick over 10 nodes and 1,000 tasks: idle {idle:?}, a node down {node_down:?} ({changes} changes)");
+    println!(
+        "tick over 10 nodes and 1,000 tasks: idle {idle:?}, a node down {node_down:?} ({changes} changes)"
+    );
     assert!(idle < Duration::from_millis(10), "{idle:?}");
     assert!(node_down < Duration::from_millis(10), "{node_down:?}");
 }

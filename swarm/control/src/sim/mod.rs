@@ -132,7 +132,8 @@ impl Sim {
 
     /// Every agent takes each of its tasks one state further; whether anything was reported.
     pub(super) fn agents(&mut self) -> bool {
-        let ids: Vec<String> = self.state.nodes.keys().filter(|id| !self.silent.contains(*id)).cloned().collect();
+        let ids: Vec<String> =
+            self.state.nodes.keys().filter(|id| !self.silent.contains(*id)).cloned().collect();
         let mut any = false;
         for node_id in ids {
             let stubborn = self.stubborn.contains(&node_id);
@@ -222,7 +223,8 @@ impl Sim {
         service.previous_spec = Some(service.spec.clone());
         service.previous_spec_version = service.spec_version;
         change(&mut service.spec);
-        if service.previous_spec.as_ref().map(|spec| &spec.task_template) != Some(&service.spec.task_template) {
+        if service.previous_spec.as_ref().map(|spec| &spec.task_template) != Some(&service.spec.task_template)
+        {
             service.spec_version = service.meta.version.index + 1;
         }
         service.ports = service.spec.ports().to_vec();
@@ -256,7 +258,8 @@ impl Sim {
             .values()
             .filter(|task| {
                 task.service_id == service_id
-                    && task.status.state == TaskState::Running && task.desired_state == TaskState::Running
+                    && task.status.state == TaskState::Running
+                    && task.desired_state == TaskState::Running
             })
             .collect();
         tasks.sort_by_key(|task| task.slot);
@@ -294,7 +297,13 @@ fn brief(changes: &[Change]) -> Vec<String> {
         Change::PutTask(task) => {
             let image = &task.spec.container_spec.image;
             let (state, desired) = (task.status.state, task.desired_state);
-            format!("{} {} {image} on {:?}: {state:?}/{desired:?} {}", task.meta.id, task.name(), task.node_id, task.status.err)
+            format!(
+                "{} {} {image} on {:?}: {state:?}/{desired:?} {}",
+                task.meta.id,
+                task.name(),
+                task.node_id,
+                task.status.err
+            )
         }
         Change::PutService(service) => format!("{} {:?}", service.meta.id, service.update_status),
         other => format!("{other:?}"),
@@ -353,4 +362,3 @@ pub(super) fn update_config(spec: &mut ServiceSpec) -> &mut UpdateConfig {
 pub(super) fn restart_policy(spec: &mut ServiceSpec) -> &mut RestartPolicy {
     spec.task_template.restart_policy.get_or_insert_default()
 }
-

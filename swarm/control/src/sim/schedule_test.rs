@@ -39,8 +39,12 @@ fn reservations_fill_nodes_and_the_rest_waits() {
 fn host_ports_and_replica_limits_keep_tasks_apart() {
     let mut sim = Sim::new(2);
     let mut spec = web(3);
-    let port =
-        PortConfig { target_port: 80, published_port: 80, publish_mode: PublishMode::Host, ..PortConfig::default() };
+    let port = PortConfig {
+        target_port: 80,
+        published_port: 80,
+        publish_mode: PublishMode::Host,
+        ..PortConfig::default()
+    };
     spec.endpoint_spec.get_or_insert_default().ports = vec![port];
     let web_id = sim.create(spec);
     sim.settle();

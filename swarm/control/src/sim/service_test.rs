@@ -19,7 +19,10 @@ fn three_replicas_spread_over_three_nodes_in_one_tick() {
         && task.address().is_some()));
     sim.settle();
     assert_eq!(sim.spread(&web), [1, 1, 1]);
-    assert_eq!(sim.running(&web).iter().map(|task| task.name()).collect::<Vec<_>>(), ["web.1", "web.2", "web.3"]);
+    assert_eq!(
+        sim.running(&web).iter().map(|task| task.name()).collect::<Vec<_>>(),
+        ["web.1", "web.2", "web.3"]
+    );
 }
 
 #[test]
@@ -57,9 +60,8 @@ fn tasks_of_a_node_that_stays_down_are_orphaned_after_a_day() {
     let web = sim.create(web(2));
     sim.settle();
     sim.kill_node("n1");
-    let orphans = |sim: &Sim| {
-        sim.state.tasks_of(&web).filter(|task| task.status.state == TaskState::Orphaned).count()
-    };
+    let orphans =
+        |sim: &Sim| sim.state.tasks_of(&web).filter(|task| task.status.state == TaskState::Orphaned).count();
     sim.pass(23.0 * 3600.0);
     assert_eq!(orphans(&sim), 0);
     sim.pass(3700.0);
@@ -280,8 +282,12 @@ fn a_broken_constraint_sends_tasks_away() {
     sim.commit(vec![Change::PutNode(Box::new(node))]);
     sim.settle();
     assert_eq!(sim.spread(&web), [0, 0]);
-    assert!(sim.state.tasks_of(&web).any(|task| task.status.err
-        == "no suitable node (scheduling constraints not satisfied on 2 nodes)"));
+    assert!(
+        sim.state
+            .tasks_of(&web)
+            .any(|task| task.status.err
+                == "no suitable node (scheduling constraints not satisfied on 2 nodes)")
+    );
 }
 
 #[test]

@@ -133,10 +133,7 @@ fn a_rollback_that_fails_pauses() {
     sim.pass(60.0);
     assert_eq!(sim.update_state(&web), Some(UpdateState::RollbackPaused));
     let message = sim.update_message(&web);
-    assert!(
-        message.starts_with("rollback paused due to failure or early termination of task "),
-        "{message}"
-    );
+    assert!(message.starts_with("rollback paused due to failure or early termination of task "), "{message}");
 }
 
 #[test]
@@ -271,7 +268,11 @@ fn a_global_service_is_updated_node_by_node() {
     sim.tick();
     let stopping = |sim: &Sim| {
         let tasks = sim.state.tasks_of(&agent);
-        tasks.filter(|task| ["n1", "n2"].contains(&task.node_id.as_str()) && task.desired_state == TaskState::Shutdown).count()
+        tasks
+            .filter(|task| {
+                ["n1", "n2"].contains(&task.node_id.as_str()) && task.desired_state == TaskState::Shutdown
+            })
+            .count()
     };
     assert_eq!(stopping(&sim), 1);
     sim.pass(30.0);
