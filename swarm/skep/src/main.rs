@@ -1,2 +1,98 @@
-//! skep
-fn main() {}
+//! `skep`: a container node with a built-in swarm, and its command line.
+//!
+//! One binary is everything: the daemon, the keeper that owns the containers, the command line (a client of the
+//! daemon's API), the playground, and the program of the built-in `whoami` image.
+
+mod cli;
+mod daemon;
+mod keeper;
+mod playground;
+mod whoami;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A container node with a built-in swarm
+#[derive(Debug, Parser)]
+#[command(name = "skep", version, propagate_version = true, disable_help_subcommand = true)]
+struct Arguments {
+    /// The daemon to talk to: unix:///path/to/socket or tcp://host:port
+    #[arg(short = 'H', long, global = true)]
+    host: Option<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    #[command(flatten)]
+    Client(cli::Command),
+    /// Run a node
+    Daemon(daemon::Daemon),
+    /// A cluster on this machine, to try things out
+    #[command(subcommand)]
+    Playground(playground::Command),
+    /// Own this node's containers (started by the daemon)
+    #[command(hide = true)]
+    Keeper(keeper::Keeper),
+    /// Serve the built-in image's page (the program of the image `whoami`)
+    #[command(hide = true)]
+    Whoami {
+        /// Port to listen on
+        #[arg(long, default_value_t = 80)]
+        port: u16,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are no errors; bad input is one line of what is wrong, and exit code 1.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+        }
+    };
+    let host = arguments
+        .host
+        .or_else(|| std::env::var("SKEP_HOST").ok())
+        .or_else(|| std::env::var("DOCKER_HOST").ok())
+        .filter(|host| !host.is_empty())
+        .unwrap_or_else(|| cli::client::DEFAULT_HOST.to_owned());
+    let result: Result<ExitCode, String> = match arguments.command {
+        Command::Client(command) => run_client(command, &host),
+        Command::Daemon(flags) => daemon::run(&flags).map(|()| ExitCode::SUCCESS).map_err(|error| describe(&error)),
+        Command::Playground(command) => playground::run(command),
+        Command::Keeper(flags) => keeper::run(flags).map(|()| ExitCode::SUCCESS).map_err(|error| describe(&error)),
+        Command::Whoami { port } => whoami::serve(port)
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(|error| format!("cannot serve on port {port}: {error}")),
+    };
+    result.unwrap_or_else(|message| {
+        eprintln!("{message}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run_client(command: cli::Command, host: &str) -> Result<ExitCode, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot start: {error}"))?;
+    runtime.block_on(cli::run(command, host)).map(|()| ExitCode::SUCCESS).map_err(|error| error.to_string())
+}
+
+/// An error with all that caused it, on one line.
+pub(crate) fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let words = cause.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,447 @@
+//! The handle that the API layer works with.
+
+use std::fs::File;
+use std::os::unix::fs::DirBuilderExt;
+use std::sync::Arc;
+
+use nix::fcntl::{Flock, FlockArg};
+use parking_lot::{Mutex, RwLock};
+use skep_image::Store;
+use skep_mesh::JoinToken;
+use skep_raft::{ProposeError, RaftNode};
+use skep_runtime::keeper::{ContainerStatus, KeeperClient, KeeperOptions};
+use skep_state::spec::{Availability, ClusterSpec, NodeRole};
+use skep_state::{State, Timestamp, Transaction};
+
+use crate::agent::Exits;
+use crate::membership::{Local, Membership};
+use crate::{NodeConfig, NodeError, clock, host, swarm_ops};
+
+/// One node of a swarm, or a node that is in none yet. Cheap to clone.
+#[derive(Clone)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    local: Local,
+    /// Held for the process' life: one daemon for each `--run`.
+    _lock: Flock<File>,
+    membership: RwLock<Option<Arc<Membership>>>,
+    /// Why a membership on disk could not be taken up again.
+    error: Mutex<String>,
+    /// One `init`, `join` or `leave` at a time.
+    changing: tokio::sync::Mutex<()>,
+}
+
+/// `swarm init`.
+#[derive(Debug, Clone)]
+pub struct InitRequest {
+    /// Where the mesh listens, as `0.0.0.0:2377`; empty means the default.
+    pub listen_addr: String,
+    /// The address told to others: an IP, `IP:port` or an interface name; empty means choose.
+    pub advertise_addr: String,
+    /// Settings of the swarm.
+    pub spec: ClusterSpec,
+    /// Availability of this node.
+    pub availability: Availability,
+    /// Pools for networks; empty means the default.
+    pub default_addr_pool: Vec<String>,
+    /// Prefix length of networks taken from the pools; 0 means the default.
+    pub subnet_size: u32,
+    /// Make a new one-manager swarm of this node's state.
+    pub force_new_cluster: bool,
+}
+
+/// `swarm join`.
+#[derive(Debug, Clone)]
+pub struct JoinRequest {
+    /// As in [`InitRequest`].
+    pub listen_addr: String,
+    /// As in [`InitRequest`].
+    pub advertise_addr: String,
+    /// Managers to ask, as `HOST:2377`.
+    pub remote_addrs: Vec<String>,
+    /// `SWMTKN-1-…`.
+    pub join_token: String,
+    /// Availability of this node.
+    pub availability: Availability,
+}
+
+/// Whether this node is in a swarm (Docker's `LocalNodeState`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LocalState {
+    /// In none.
+    Inactive,
+    /// Joining.
+    Pending,
+    /// A member.
+    Active,
+    /// Failed to start as a member.
+    Error,
+    /// Waits for the unlock key.
+    Locked,
+}
+
+/// What `info` shows of the swarm.
+#[derive(Debug, Clone)]
+pub struct SwarmInfo {
+    /// This node's ID; empty outside a swarm.
+    pub node_id: String,
+    /// The address that this node tells others.
+    pub node_addr: String,
+    /// Member or not.
+    pub local_state: LocalState,
+    /// Whether this node is a manager that can serve requests.
+    pub control_available: bool,
+    /// Why `local_state` is `Error`.
+    pub error: String,
+    /// The managers that this node knows: ID and `ip:port`.
+    pub remote_managers: Vec<(String, String)>,
+}
+
+/// What `info` shows of the node itself.
+#[derive(Debug, Clone)]
+pub struct NodeInfo {
+    /// Host name.
+    pub hostname: String,
+    /// `--root`.
+    pub root: std::path::PathBuf,
+    /// Version of this program.
+    pub version: String,
+    /// 1 or 2.
+    pub cgroup_version: u8,
+    /// CPUs.
+    pub cpus: usize,
+    /// Bytes of memory.
+    pub memory_bytes: u64,
+    /// Containers by state.
+    pub containers: ContainerCounts,
+}
+
+/// Containers of this node by state.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ContainerCounts {
+    /// Running now.
+    pub running: usize,
+    /// Ended, or not started yet.
+    pub stopped: usize,
+}
+
+/// A manager's place in Raft, as `node ls` shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManagerStatus {
+    /// Whether it leads.
+    pub leader: bool,
+    /// Whether this manager hears it.
+    pub reachability: Reachability,
+    /// Its mesh address, `ip:port`.
+    pub addr: String,
+}
+
+/// Whether a manager is heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reachability {
+    /// Not known.
+    Unknown,
+    /// Not heard.
+    Unreachable,
+    /// Heard.
+    Reachable,
+}
+
+impl Node {
+    /// Starts a node: takes the lock of `--run`, opens the image store, finds or starts the keeper, and takes part in
+    /// the swarm that it was in before. A swarm that cannot be taken up again is reported by [`Node::swarm_info`].
+    pub async fn start(config: NodeConfig) -> Result<Self, NodeError> {
+        let (local, lock) = tokio::task::spawn_blocking(move || start_local(config))
+            .await
+            .map_err(NodeError::internal("start"))??;
+        let exits = Arc::clone(&local.exits);
+        exits
+            .follow(local.config.run.clone(), Arc::clone(&local.keeper))
+            .map_err(NodeError::internal("cannot follow the keeper"))?;
+        let node = Self {
+            inner: Arc::new(Inner {
+                local,
+                _lock: lock,
+                membership: RwLock::new(None),
+                error: Mutex::new(String::new()),
+                changing: tokio::sync::Mutex::new(()),
+            }),
+        };
+        match swarm_ops::resume(&node.inner.local).await {
+            Ok(membership) => *node.inner.membership.write() = membership.map(Arc::new),
+            Err(error) => {
+                tracing::error!(%error, "cannot take part in the swarm");
+                *node.inner.error.lock() = error.to_string();
+            }
+        }
+        Ok(node)
+    }
+
+    /// Stops the node in good order; its containers go on running.
+    pub async fn shutdown(&self) {
+        let membership = self.inner.membership.write().take();
+        if let Some(membership) = membership {
+            membership.stop().await;
+        }
+        let keeper = Arc::clone(&self.inner.local.keeper);
+        match tokio::task::spawn_blocking(move || keeper.daemon_stopping()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "cannot tell the keeper that this daemon stops"),
+            Err(error) => tracing::warn!(%error, "cannot tell the keeper that this daemon stops"),
+        }
+    }
+
+    /// The image store of this node. Its calls block: use `tokio::task::spawn_blocking`.
+    pub fn images(&self) -> &Store {
+        &self.inner.local.store
+    }
+
+    /// What `info` shows of the node itself.
+    pub async fn info(&self) -> NodeInfo {
+        let local = &self.inner.local;
+        let keeper = Arc::clone(&local.keeper);
+        let listed = tokio::task::spawn_blocking(move || keeper.list()).await;
+        let mut containers = ContainerCounts::default();
+        for container in listed.ok().and_then(Result::ok).unwrap_or_default() {
+            match container.status {
+                ContainerStatus::Running => containers.running += 1,
+                _ => containers.stopped += 1,
+            }
+        }
+        let resources = &local.description.resources;
+        NodeInfo {
+            hostname: local.config.hostname.clone(),
+            root: local.config.root.clone(),
+            version: local.config.version.clone(),
+            cgroup_version: host::cgroup_version(),
+            cpus: usize::try_from(resources.nano_cpus / 1_000_000_000).unwrap_or(1),
+            memory_bytes: u64::try_from(resources.memory_bytes).unwrap_or(0),
+            containers,
+        }
+    }
+
+    /// What `info` shows of the swarm.
+    pub fn swarm_info(&self) -> SwarmInfo {
+        let error = self.inner.error.lock().clone();
+        let Some(membership) = self.membership() else {
+            return SwarmInfo {
+                node_id: String::new(),
+                node_addr: String::new(),
+                local_state: if error.is_empty() { LocalState::Inactive } else { LocalState::Error },
+                control_available: false,
+                error,
+                remote_managers: Vec::new(),
+            };
+        };
+        let own = membership.identity.node_id();
+        let managers = |nodes: &mut dyn Iterator<Item = (String, Option<String>)>| {
+            nodes.filter_map(|(id, address)| Some((id, address?))).collect()
+        };
+        let remote_managers: Vec<(String, String)> = match &membership.raft {
+            Some(raft) => raft.read(|state| {
+                let nodes = state.nodes.values().filter(|node| node.role == NodeRole::Manager);
+                managers(&mut nodes.map(|node| (node.meta.id.clone(), node.addresses.first().cloned())))
+            }),
+            None => membership.agent.view(|view| {
+                let nodes = view.nodes.iter().filter(|(_, node)| node.manager);
+                managers(&mut nodes.map(|(id, node)| (id.clone(), node.addresses.first().cloned())))
+            }),
+        };
+        SwarmInfo {
+            node_id: own.to_owned(),
+            node_addr: membership.member.advertise.ip().to_string(),
+            local_state: LocalState::Active,
+            control_available: membership.raft.is_some(),
+            error,
+            remote_managers,
+        }
+    }
+
+    /// Makes a swarm of which this node is the first manager; its node ID.
+    pub async fn swarm_init(&self, request: InitRequest) -> Result<String, NodeError> {
+        let _changing = self.inner.changing.lock().await;
+        self.refuse_if_member()?;
+        let membership = Arc::new(swarm_ops::init(&self.inner.local, request).await?);
+        let id = membership.identity.node_id().to_owned();
+        self.become_member(&membership);
+        membership.wait_until_served().await?;
+        Ok(id)
+    }
+
+    /// Joins a swarm; the role comes from the token.
+    pub async fn swarm_join(&self, request: JoinRequest) -> Result<(), NodeError> {
+        let _changing = self.inner.changing.lock().await;
+        self.refuse_if_member()?;
+        let membership = Arc::new(swarm_ops::join_swarm(&self.inner.local, request).await?);
+        self.become_member(&membership);
+        membership.wait_until_served().await
+    }
+
+    /// Leaves the swarm: stops its tasks, forgets identity and state. A manager needs `force`.
+    pub async fn swarm_leave(&self, force: bool) -> Result<(), NodeError> {
+        let _changing = self.inner.changing.lock().await;
+        let Some(membership) = self.membership() else {
+            if self.inner.error.lock().is_empty() {
+                return Err(NodeError::NotPartOfSwarm);
+            }
+            swarm_ops::forget_all(&self.inner.local);
+            self.inner.error.lock().clear();
+            return Ok(());
+        };
+        if membership.raft.is_some() && !force {
+            return Err(NodeError::Unavailable(self.what_leaving_breaks(&membership)));
+        }
+        swarm_ops::leave(&self.inner.local, &membership).await;
+        *self.inner.membership.write() = None;
+        Ok(())
+    }
+
+    /// Looks at the replicated state of this manager. Short: writers wait meanwhile.
+    pub fn read<R>(&self, look: impl FnOnce(&State) -> R) -> Result<R, NodeError> {
+        Ok(self.raft()?.read(look))
+    }
+
+    /// Commits a transaction (through the leader, wherever it is) and returns its index once this manager has
+    /// applied it, so that a `read` sees it.
+    pub async fn write(&self, transaction: Transaction) -> Result<u64, NodeError> {
+        self.raft()?.propose(transaction).await.map_err(|error| match error {
+            ProposeError::Conflict(conflict) => NodeError::Conflict(conflict),
+            ProposeError::NoLeader => NodeError::NoLeader,
+            other => NodeError::Unavailable(other.to_string()),
+        })
+    }
+
+    /// The place in Raft of a node, if it is a manager.
+    pub fn manager_status(&self, node_id: &str) -> Option<ManagerStatus> {
+        let membership = self.membership()?;
+        let raft = membership.raft.as_ref()?;
+        let addr = raft.read(|state| {
+            let node = state.nodes.get(node_id).filter(|node| node.role == NodeRole::Manager)?;
+            node.addresses.first().cloned()
+        })?;
+        let heard = node_id == membership.identity.node_id() || membership.mesh.is_connected(node_id);
+        Some(ManagerStatus {
+            leader: raft.leader().as_deref() == Some(node_id),
+            reachability: if heard { Reachability::Reachable } else { Reachability::Unreachable },
+            addr,
+        })
+    }
+
+    /// Whether some node of the swarm (or this one) has an image, so that tasks can run it.
+    pub async fn image_available(&self, reference: &str) -> bool {
+        match self.membership() {
+            Some(membership) => membership.images.available(reference).await,
+            None => self.images().resolve(reference).is_ok(),
+        }
+    }
+
+    /// The containers of this node that use an image (for refusing `image rm`): a name of one of them.
+    pub fn image_in_use(&self, image_id: &str) -> Option<String> {
+        let membership = self.membership()?;
+        membership.agent.view(|view| {
+            let living = view.tasks.values().filter(|task| !task.status.state.is_terminal());
+            living
+                .filter(|task| {
+                    let image = self.images().resolve(&task.spec.container_spec.image);
+                    image.is_ok_and(|image| image.id.to_string() == image_id)
+                })
+                .map(skep_state::Task::name)
+                .next()
+        })
+    }
+
+    /// Raft's members and the mesh's peers follow the node objects by themselves; nothing is left to do here.
+    pub async fn reconcile_membership(&self) -> Result<(), NodeError> {
+        Ok(())
+    }
+
+    /// A new random join token for the swarm: `SWMTKN-1-…`.
+    pub fn new_join_token(&self, _ca_cert_pem: &str) -> Result<String, NodeError> {
+        let membership = self.membership().ok_or(NodeError::NotInSwarm)?;
+        Ok(JoinToken::generate(membership.identity.ca_digest(), rand::random()).to_string())
+    }
+
+    /// This moment.
+    pub fn now(&self) -> Timestamp {
+        clock::now()
+    }
+
+    /// A new random object ID.
+    pub fn new_id(&self) -> String {
+        clock::new_id()
+    }
+
+    /// What the node was started with.
+    pub fn config(&self) -> &NodeConfig {
+        &self.inner.local.config
+    }
+
+    fn membership(&self) -> Option<Arc<Membership>> {
+        self.inner.membership.read().clone()
+    }
+
+    fn raft(&self) -> Result<RaftNode, NodeError> {
+        let membership = self.membership().ok_or(NodeError::NotInSwarm)?;
+        membership.raft.clone().ok_or(NodeError::NotManager)
+    }
+
+    fn refuse_if_member(&self) -> Result<(), NodeError> {
+        let member = self.membership().is_some() || !self.inner.error.lock().is_empty();
+        if member { Err(NodeError::AlreadyInSwarm) } else { Ok(()) }
+    }
+
+    fn become_member(&self, membership: &Arc<Membership>) {
+        *self.inner.membership.write() = Some(Arc::clone(membership));
+    }
+
+    /// Docker's warnings for a manager that leaves.
+    fn what_leaving_breaks(&self, membership: &Membership) -> String {
+        let members = membership.raft.as_ref().map(RaftNode::members).unwrap_or_default();
+        let own = membership.identity.node_id();
+        let others = members.iter().filter(|member| member.node_id != own);
+        let reachable = others.filter(|member| membership.mesh.is_connected(&member.node_id)).count();
+        let mut text = "You are attempting to leave the swarm on a node that is participating as a manager. ".to_owned();
+        if reachable == 0 {
+            text.push_str("Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message. ");
+        } else if reachable < members.len() / 2 + 1 {
+            text.push_str(&format!(
+                "Removing this node leaves {reachable} managers out of {}. Without a Raft quorum your swarm will be inaccessible. The only way to restore a swarm that has lost consensus is to reinitialize it with `--force-new-cluster`. Use `--force` to suppress this message.",
+                members.len()
+            ));
+        } else {
+            text.push_str("Use `--force` to suppress this message.");
+        }
+        text.trim_end().to_owned()
+    }
+}
+
+/// Opens what a node needs whether it is in a swarm or not. Blocks.
+fn start_local(config: NodeConfig) -> Result<(Local, Flock<File>), NodeError> {
+    for folder in [&config.root, &config.run] {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o711)
+            .create(folder)
+            .map_err(NodeError::internal(format!("cannot make {}", folder.display())))?;
+    }
+    let lock_path = config.run.join("daemon.lock");
+    let file = File::create(&lock_path).map_err(NodeError::internal(format!("cannot open {}", lock_path.display())))?;
+    let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
+        NodeError::internal(format!("another skep daemon uses {} (stop it, or give --run)", config.run.display()))(error)
+    })?;
+    let store =
+        Store::open(&config.root.join("images")).map_err(NodeError::internal("cannot open the image store"))?;
+    let mut options = KeeperOptions::new(&config.run, config.root.join("keeper"), &config.cgroup_parent);
+    options.respawn = (!config.respawn.is_empty()).then(|| config.respawn.clone());
+    let command = host::keeper_command(&options);
+    let keeper = KeeperClient::connect_or_spawn(&options, &command)
+        .and_then(|keeper| keeper.hello_daemon().map(|()| keeper))
+        .map_err(NodeError::internal("cannot reach the keeper"))?;
+    let description = host::description(&config);
+    let local =
+        Local { config, store, keeper: Arc::new(keeper), exits: Arc::new(Exits::default()), description };
+    Ok((local, lock))
+}

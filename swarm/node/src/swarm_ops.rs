@@ -1,0 +1,285 @@
+//! `swarm init`, `join` and `leave`: from no membership to one and back.
+
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
+
+use skep_mesh::{
+    CertificateAuthority, Identity, JoinOptions, JoinToken, NewKey, Role, join, random_id,
+};
+use skep_raft::raft_id;
+use skep_state::object::{IpamConfig, Raft};
+use skep_state::spec::{Availability, ClusterSpec, NodeRole, NodeSpec};
+use skep_state::{
+    Change, Cluster, JoinTokens, Network, Node, NodeState, NodeStatus, Transaction,
+};
+
+use crate::address::{self, LocalAddress};
+use crate::handle::{InitRequest, JoinRequest};
+use crate::member::{Folders, Member};
+use crate::membership::{JOIN_WAIT, Local, Membership};
+use crate::rpc::{self, Hello, JoinExtra, JoinedExtra};
+use crate::{NodeError, clock, durable};
+
+/// The network of published ports. A /16, where Docker's /24 runs out after some 250 tasks.
+const INGRESS_SUBNET: &str = "10.255.0.0/16";
+/// What `inspect` shows as its gateway; no container uses it.
+const INGRESS_GATEWAY: &str = "10.255.0.1";
+
+/// Docker's defaults, in nanoseconds and counts.
+const CERT_EXPIRY: u64 = 90 * 24 * 3600 * 1_000_000_000;
+const HEARTBEAT_PERIOD: u64 = 5_000_000_000;
+const SNAPSHOT_INTERVAL: u64 = 10_000;
+const SLOW_FOLLOWER_ENTRIES: u64 = 500;
+const TASK_HISTORY: i64 = 5;
+const DEFAULT_POOL: &str = "10.0.0.0/8";
+const DEFAULT_SUBNET_SIZE: u32 = 24;
+
+/// How long a leaving manager tries to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(3);
+
+/// Makes a swarm of which this node is the first manager.
+pub(crate) async fn init(local: &Local, request: InitRequest) -> Result<Membership, NodeError> {
+    if request.force_new_cluster {
+        return Err(NodeError::Invalid(
+            "force-new-cluster: this node holds no swarm state to make a new cluster of".to_owned(),
+        ));
+    }
+    let (listen, advertise) = addresses(local, &request.listen_addr, &request.advertise_addr)?;
+    let now = SystemTime::now();
+    let (node_id, cluster_id) = (clock::new_id(), random_id(rand::random()));
+    let authority = CertificateAuthority::generate(now).map_err(NodeError::internal("cannot make the swarm's CA"))?;
+    let key = NewKey::generate().map_err(NodeError::internal("cannot make this node's key"))?;
+    let spec = with_defaults(request.spec);
+    let expiry = Duration::from_nanos(spec.ca_config.node_cert_expiry);
+    let chain = authority
+        .sign_csr(key.csr_pem(), &node_id, &cluster_id, Role::Manager, now, expiry)
+        .map_err(NodeError::internal("cannot certify this node"))?;
+    let identity = Identity::from_pem(key.key_pem(), &chain, authority.certificate_pem())
+        .map_err(NodeError::internal("this node's certificate"))?;
+    let member = Member {
+        listen,
+        advertise,
+        role: NodeRole::Manager,
+        managers: Vec::new(),
+        subnets: vec![INGRESS_SUBNET.to_owned()],
+    };
+    let token = || JoinToken::generate(authority.digest(), rand::random()).to_string();
+    let mut cluster = Cluster {
+        spec,
+        ca_cert: authority.certificate_pem().to_owned(),
+        ca_key: authority.key_pem(),
+        join_tokens: JoinTokens { worker: token(), manager: token() },
+        default_addr_pool: if request.default_addr_pool.is_empty() {
+            vec![DEFAULT_POOL.to_owned()]
+        } else {
+            request.default_addr_pool
+        },
+        subnet_size: if request.subnet_size == 0 { DEFAULT_SUBNET_SIZE } else { request.subnet_size },
+        ..Cluster::default()
+    };
+    cluster.meta.id = cluster_id;
+    let node = first_node(local, &node_id, &member, request.availability);
+    let changes = vec![
+        Change::PutCluster(Box::new(cluster)),
+        Change::PutNode(Box::new(node)),
+        Change::PutNetwork(Box::new(ingress())),
+    ];
+    let first = Transaction { at: clock::now(), changes };
+    begin(local, identity, member, Some(first)).await
+}
+
+/// Joins a swarm.
+pub(crate) async fn join_swarm(local: &Local, request: JoinRequest) -> Result<Membership, NodeError> {
+    let (listen, advertise) = addresses(local, &request.listen_addr, &request.advertise_addr)?;
+    let token: JoinToken = request.join_token.trim().parse().map_err(|error| NodeError::Invalid(format!("{error}")))?;
+    let mut remotes = Vec::new();
+    for remote in &request.remote_addrs {
+        remotes.extend(address::remote_addresses(remote)?);
+    }
+    if remotes.is_empty() {
+        return Err(NodeError::Invalid("at least one manager's address is needed to join".to_owned()));
+    }
+    let key = NewKey::generate().map_err(NodeError::internal("cannot make this node's key"))?;
+    let hello = Hello { description: local.description.clone(), addresses: vec![advertise.to_string()] };
+    let extra = rpc::encode(&JoinExtra { hello, availability: request.availability });
+    let options = JoinOptions {
+        remotes,
+        request: skep_mesh::JoinRequest { token, csr_pem: key.csr_pem().to_owned(), extra },
+        bind: None,
+        timeout: JOIN_WAIT,
+    };
+    let reply = join(options).await.map_err(|error| NodeError::Unavailable(error.to_string()))?;
+    let told: JoinedExtra = rpc::decode(&reply.extra)
+        .map_err(|error| NodeError::Unavailable(format!("the manager's answer is not understood: {error}")))?;
+    let identity = Identity::from_pem(key.key_pem(), &reply.chain_pem, &reply.ca_pem)
+        .map_err(NodeError::internal("this node's certificate"))?;
+    let role = match identity.role() {
+        Role::Manager => NodeRole::Manager,
+        Role::Worker => NodeRole::Worker,
+    };
+    let member = Member { listen, advertise, role, managers: told.managers, subnets: told.subnets };
+    begin(local, identity, member, None).await
+}
+
+/// Goes on with a membership from before the last stop; `None` when there is none.
+pub(crate) async fn resume(local: &Local) -> Result<Option<Membership>, NodeError> {
+    let folders = Folders::new(&local.config.root);
+    let record = durable::read_json::<Member>(&folders.record())
+        .map_err(NodeError::internal("cannot read this node's membership"))?;
+    let Some(member) = record else { return Ok(None) };
+    let identity = Identity::load(&folders.identity()).map_err(NodeError::internal("cannot read this node's identity"))?;
+    Membership::start(local, identity, member, None).await.map(Some)
+}
+
+/// Starts a new membership and makes it last; undone when it cannot start.
+async fn begin(
+    local: &Local,
+    identity: Identity,
+    member: Member,
+    first: Option<Transaction>,
+) -> Result<Membership, NodeError> {
+    let folders = Folders::new(&local.config.root);
+    // What a half-finished join or a torn-down membership may have left.
+    forget(&folders);
+    let made = async {
+        identity.save(&folders.identity()).map_err(NodeError::internal("cannot save this node's identity"))?;
+        let membership = Membership::start(local, identity, member.clone(), first).await?;
+        durable::write_json(&folders.record(), &member)
+            .map_err(NodeError::internal("cannot save this node's membership"))?;
+        Ok(membership)
+    };
+    let made = made.await;
+    if made.is_err() {
+        forget(&folders);
+    }
+    made
+}
+
+/// Ends a membership: tasks, identity, state and network are gone afterwards.
+pub(crate) async fn leave(local: &Local, membership: &Membership) {
+    say_goodbye(membership).await;
+    membership.agent.stop_all().await;
+    membership.stop().await;
+    membership.tear_down_network().await;
+    forget(&Folders::new(&local.config.root));
+}
+
+/// A manager takes itself out of the node list's managers, so that Raft counts it no longer; a worker says that it
+/// is down. Best effort: a node may leave because its swarm is gone.
+async fn say_goodbye(membership: &Membership) {
+    let own = membership.identity.node_id();
+    let goodbye = async {
+        let Some(raft) = &membership.raft else {
+            for peer in membership.mesh.peers() {
+                let left = membership.mesh.request(&peer.node_id, rpc::LEAVE, rpc::encode(&rpc::Leave {}), GOODBYE);
+                if left.await.is_ok() {
+                    return;
+                }
+            }
+            return;
+        };
+        if raft.members().len() < 2 {
+            return;
+        }
+        let node = raft.read(|state| state.nodes.get(own).cloned());
+        if let Some(mut node) = node {
+            node.role = NodeRole::Worker;
+            node.spec.role = NodeRole::Worker;
+            node.raft = None;
+            node.status.state = NodeState::Down;
+            "node left the swarm".clone_into(&mut node.status.message);
+            let transaction = Transaction { at: clock::now(), changes: vec![Change::PutNode(Box::new(node))] };
+            if let Err(error) = raft.propose_within(transaction, GOODBYE).await {
+                tracing::warn!(%error, "cannot tell the other managers that this node leaves");
+            }
+            if let Err(error) = raft.remove_manager(own).await {
+                tracing::warn!(%error, "cannot leave Raft");
+            }
+        }
+    };
+    if tokio::time::timeout(GOODBYE, goodbye).await.is_err() {
+        tracing::warn!("the other nodes did not take notice of the leave in time");
+    }
+}
+
+/// Forgets a membership that could not be taken up again.
+pub(crate) fn forget_all(local: &Local) {
+    forget(&Folders::new(&local.config.root));
+}
+
+/// Removes everything about a membership from the disk, the record first.
+fn forget(folders: &Folders) {
+    for removed in [std::fs::remove_file(folders.record()), std::fs::remove_dir_all(folders.all())] {
+        match removed {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(%error, folder = %folders.all().display(), "cannot remove the old membership");
+            }
+            _ => {}
+        }
+    }
+}
+
+fn addresses(local: &Local, listen: &str, advertise: &str) -> Result<(SocketAddr, SocketAddr), NodeError> {
+    let interfaces: Vec<LocalAddress> = address::local_addresses()?;
+    // Clients fill Docker's default in; it means "not said" here as well.
+    let listen = if listen == "0.0.0.0:2377" { "" } else { listen };
+    let listen = address::listen_address(listen, local.config.listen, &interfaces)?;
+    Ok((listen, address::advertise_address(advertise, listen, &interfaces)?))
+}
+
+fn first_node(local: &Local, node_id: &str, member: &Member, availability: Availability) -> Node {
+    let mut node = Node {
+        spec: NodeSpec { role: NodeRole::Manager, availability, ..NodeSpec::default() },
+        description: local.description.clone(),
+        status: NodeStatus {
+            state: NodeState::Ready,
+            message: String::new(),
+            addr: member.advertise.ip().to_string(),
+        },
+        role: NodeRole::Manager,
+        raft: Some(Raft { id: raft_id(node_id) }),
+        addresses: vec![member.advertise.to_string()],
+        index: 1,
+        ..Node::default()
+    };
+    node_id.clone_into(&mut node.meta.id);
+    node
+}
+
+fn ingress() -> Network {
+    let mut network = Network {
+        name: "ingress".to_owned(),
+        driver: "overlay".to_owned(),
+        ipam: vec![IpamConfig { subnet: INGRESS_SUBNET.to_owned(), gateway: INGRESS_GATEWAY.to_owned() }],
+        ingress: true,
+        ..Network::default()
+    };
+    network.meta.id = clock::new_id();
+    network
+}
+
+/// A swarm's settings with Docker's defaults in the places that were left out.
+fn with_defaults(mut spec: ClusterSpec) -> ClusterSpec {
+    "default".clone_into(&mut spec.name);
+    let default = |value: &mut u64, default: u64| {
+        if *value == 0 {
+            *value = default;
+        }
+    };
+    default(&mut spec.raft.snapshot_interval, SNAPSHOT_INTERVAL);
+    default(&mut spec.raft.log_entries_for_slow_followers, SLOW_FOLLOWER_ENTRIES);
+    default(&mut spec.dispatcher.heartbeat_period, HEARTBEAT_PERIOD);
+    default(&mut spec.ca_config.node_cert_expiry, CERT_EXPIRY);
+    spec.raft.keep_old_snapshots.get_or_insert(0);
+    if spec.raft.election_tick == 0 {
+        spec.raft.election_tick = 10;
+    }
+    if spec.raft.heartbeat_tick == 0 {
+        spec.raft.heartbeat_tick = 1;
+    }
+    spec.orchestration.task_history_retention_limit.get_or_insert(TASK_HISTORY);
+    if spec.task_defaults.is_null() {
+        spec.task_defaults = serde_json::json!({});
+    }
+    spec
+}
