@@ -40,7 +40,7 @@ proptest! {
                 2 => spec.flags |= URG,
                 3 => spec.ack += 1,
                 4 => *sequence = sequence.wrapping_add(500),
-                5 => spec.options = vec![1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2],
+                5 | 14 | 15 => spec.options = vec![1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2],
                 6 if flow % 2 == 1 => *id = id.wrapping_add(5),
                 7 => *sequence = sequence.wrapping_sub(1000),
                 _ => {}
@@ -60,6 +60,16 @@ proptest! {
                 }
                 10 if packet[0] >> 4 == 6 => packet[7] -= 1,
                 11 if packet[0] >> 4 == 6 => packet[3] ^= 1,
+                // Another window; timestamps that are one later.
+                12 if !spec.udp => {
+                    let at = ip_len(&packet) + 15;
+                    packet[at] = 9;
+                    complete(&mut packet);
+                }
+                13 => {
+                    spec.options = vec![1, 1, 8, 10, 0, 0, 0, 2, 0, 0, 0, 2];
+                    packet = spec.build();
+                }
                 _ => {}
             }
             *sequence = sequence.wrapping_add(len as u32);
