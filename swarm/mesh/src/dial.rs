@@ -16,11 +16,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use quinn::Connection;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::accept::identify;
 use crate::backoff::Backoff;
 use crate::class::Class;
+use crate::identity::PeerIdentity;
 use crate::link::{CloseCode, Link};
 use crate::mesh::Inner;
 use crate::peer::Peer;
@@ -66,37 +69,29 @@ async fn run(inner: Arc<Inner>, peer: Arc<Peer>, class: Class) {
             }
             continue;
         }
-        if let Some(link) = dial(&inner, &peer, class, &mut backoff).await {
-            peer.set_error(None);
-            serve::start(&inner, &peer, link);
-        }
+        dial(&inner, &peer, class, &mut backoff).await;
     }
 }
 
-/// Dials until a connection is up (returned if it is ours), or nothing wants one any more.
-async fn dial(
-    inner: &Arc<Inner>,
-    peer: &Arc<Peer>,
-    class: Class,
-    backoff: &mut Backoff,
-) -> Option<Arc<Link>> {
+/// Dials until a connection is up, whoever dialled it, or nothing wants one any more.
+async fn dial(inner: &Arc<Inner>, peer: &Arc<Peer>, class: Class, backoff: &mut Backoff) {
     let slot = peer.slot(class);
     let mut current = slot.current.subscribe();
-    let mut attempts: JoinSet<Result<Arc<Link>, String>> = JoinSet::new();
+    let mut attempts: JoinSet<Result<(), String>> = JoinSet::new();
     loop {
         for address in peer.addresses() {
             if attempts.len() < MAX_ATTEMPTS {
-                attempts.spawn(attempt(inner.clone(), peer.node_id.clone(), class, address));
+                attempts.spawn(attempt(inner.clone(), peer.clone(), class, address));
             }
         }
         let pause = tokio::time::sleep(backoff.step(rand::random()));
         tokio::pin!(pause);
         loop {
             tokio::select! {
-                // Attempts that are dropped here close their connections.
-                _ = current.wait_for(Option::is_some) => return None,
+                // Handshakes that are dropped here are broken off; those that have said hello go on by themselves.
+                _ = current.wait_for(Option::is_some) => return,
                 Some(ended) = attempts.join_next() => match ended {
-                    Ok(Ok(link)) => return Some(link),
+                    Ok(Ok(())) => return,
                     Ok(Err(error)) => {
                         tracing::debug!(node_id = peer.node_id, ?class, error, "dial");
                         peer.set_error(Some(error));
@@ -109,45 +104,76 @@ async fn dial(
         let kept = class == Class::Control && peer.keep();
         let wanted = kept || slot.wanted_within(inner.epoch, Instant::now(), LINGER);
         if peer.is_removed() || !wanted {
-            return None;
+            return;
         }
     }
 }
 
 async fn attempt(
     inner: Arc<Inner>,
-    node_id: String,
+    peer: Arc<Peer>,
     class: Class,
     address: SocketAddr,
-) -> Result<Arc<Link>, String> {
-    match tokio::time::timeout(ATTEMPT, connect(inner, node_id, class, address)).await {
-        Ok(Ok(link)) => Ok(link),
-        Ok(Err(error)) => Err(format!("{address}: {error}")),
-        Err(_) => Err(format!("{address}: no answer")),
+) -> Result<(), String> {
+    let connected = tokio::time::timeout(ATTEMPT, shake_hands(&inner, &peer.node_id, class, address)).await;
+    let (connection, identity) = match connected {
+        Ok(Ok(connected)) => connected,
+        Ok(Err(error)) => return Err(format!("{address}: {error}")),
+        Err(_) => return Err(format!("{address}: no answer")),
+    };
+    // Another connection has come up meanwhile; the peer knows nothing of this one yet.
+    if peer.slot(class).current().is_some() {
+        CloseCode::Superseded.close(&connection);
+        return Ok(());
     }
+    // From the hello on the peer may use the connection, so nothing but its own end ends it: a task of its own, which
+    // goes on when this one is dropped.
+    let (done, outcome) = oneshot::channel();
+    let task_inner = inner.clone();
+    inner.spawn(async move {
+        let greeted = tokio::time::timeout(ATTEMPT, greet(&task_inner, connection, identity, class)).await;
+        let outcome = match greeted {
+            Ok(Ok(link)) => {
+                peer.set_error(None);
+                serve::start(&task_inner, &peer, link);
+                Ok(())
+            }
+            Ok(Err(error)) => Err(format!("{address}: {error}")),
+            Err(_) => Err(format!("{address}: no answer to the hello")),
+        };
+        // Nobody waits any more if another connection was quicker.
+        let _ = done.send(outcome);
+    });
+    outcome.await.unwrap_or_else(|_| Err("the mesh closes".to_owned()))
 }
 
-async fn connect(
-    inner: Arc<Inner>,
-    node_id: String,
+async fn shake_hands(
+    inner: &Arc<Inner>,
+    node_id: &str,
     class: Class,
     address: SocketAddr,
-) -> Result<Arc<Link>, String> {
+) -> Result<(Connection, PeerIdentity), String> {
     let config = inner.credentials().client(class);
     let connecting =
-        inner.endpoint.connect_with(config, address, &node_id).map_err(|error| error.to_string())?;
+        inner.endpoint.connect_with(config, address, node_id).map_err(|error| error.to_string())?;
     let connection = connecting.await.map_err(|error| error.to_string())?;
-    let refuse = |code: CloseCode| {
-        code.close(&connection);
-        code.reason().to_owned()
-    };
     let peer = identify(&connection).map_err(|error| {
         CloseCode::Protocol.close(&connection);
         error.to_string()
     })?;
     if peer.node_id != node_id || !inner.admits(&peer) {
-        return Err(refuse(CloseCode::Refused));
+        CloseCode::Refused.close(&connection);
+        return Err(CloseCode::Refused.reason().to_owned());
     }
+    Ok((connection, peer))
+}
+
+async fn greet(
+    inner: &Arc<Inner>,
+    connection: Connection,
+    peer: PeerIdentity,
+    class: Class,
+) -> Result<Arc<Link>, String> {
     // The server's refusal of our certificate arrives here: in TLS 1.3 the client is done first.
     let explain = |error: String| connection.close_reason().map_or(error, |reason| reason.to_string());
     let (mut send, mut recv) = connection.open_bi().await.map_err(|error| explain(error.to_string()))?;
@@ -157,7 +183,8 @@ async fn connect(
     send.finish().map_err(|error| explain(error.to_string()))?;
     let hello = Hello::read(&mut recv).await.map_err(|error| explain(error.to_string()))?;
     if hello.class != class {
-        return Err(refuse(CloseCode::Protocol));
+        CloseCode::Protocol.close(&connection);
+        return Err(CloseCode::Protocol.reason().to_owned());
     }
     let sequence = inner.next_sequence();
     Ok(Link::new(connection, Arc::new(peer), class, true, hello.incarnation, sequence, Instant::now()))

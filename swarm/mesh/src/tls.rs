@@ -20,6 +20,9 @@ use crate::token::CaDigest;
 pub(crate) const MESH_PROTOCOL: &[u8] = b"skep-mesh/1";
 pub(crate) const JOIN_PROTOCOL: &[u8] = b"skep-join/1";
 
+/// Where a joiner's verifier leaves the digest of the CA that the server showed.
+pub(crate) type SeenCa = Arc<Mutex<Option<CaDigest>>>;
+
 /// The three configurations that a member of a swarm needs.
 pub(crate) struct TlsConfigs {
     pub(crate) mesh_client: Arc<QuicClientConfig>,
@@ -70,9 +73,7 @@ impl TlsConfigs {
 }
 
 /// The configuration of a joiner, and where it leaves the digest of the CA that the server showed.
-pub(crate) fn join_client(
-    expected: CaDigest,
-) -> Result<(Arc<QuicClientConfig>, Arc<Mutex<Option<CaDigest>>>), String> {
+pub(crate) fn join_client(expected: CaDigest) -> Result<(Arc<QuicClientConfig>, SeenCa), String> {
     let provider = provider();
     let seen = Arc::new(Mutex::new(None));
     let verifier = PinnedCa { expected, seen: seen.clone(), provider: provider.clone() };
@@ -124,7 +125,7 @@ fn roots(ca: &CertificateDer<'static>) -> Result<RootCertStore, rustls::Error> {
 #[derive(Debug)]
 struct PinnedCa {
     expected: CaDigest,
-    seen: Arc<Mutex<Option<CaDigest>>>,
+    seen: SeenCa,
     provider: Arc<CryptoProvider>,
 }
 

@@ -71,7 +71,8 @@ async fn classes_are_connections_of_their_own() {
     let (a, b) = swarm.pair().await;
     a.mesh.send_datagram("node-b", Bytes::from_static(&[1, 3])).unwrap();
     let _stream = a.mesh.open_stream("node-b", Class::Bulk, 0, Bytes::new()).await.unwrap();
-    until("the datagram that looks like a heartbeat", || b.handler.datagrams.load(Ordering::SeqCst) == 1).await;
+    until("the datagram that looks like a heartbeat", || b.handler.datagrams.load(Ordering::SeqCst) == 1)
+        .await;
     let peer = a.mesh.inner().peer("node-b").unwrap();
     until("all three", || Class::ALL.iter().all(|class| peer.slot(*class).current().is_some())).await;
     let mut ids = Class::ALL.map(|class| peer.slot(class).current().unwrap().connection.stable_id());

@@ -36,7 +36,8 @@ async fn a_joined_node_is_a_member() {
     let b = swarm.start(identity, 0).await;
     b.knows(&a);
     assert_eq!(b.echo("node-a", b"member").await.unwrap(), "joined:member");
-    until("the role is seen", || a.mesh.peers().first().is_some_and(|peer| peer.role == Some(Role::Worker))).await;
+    until("the role is seen", || a.mesh.peers().first().is_some_and(|peer| peer.role == Some(Role::Worker)))
+        .await;
     // A worker's certificate proves no manager: joins by it fail.
     let key = NewKey::generate().unwrap();
     let by_worker = join(options(&[b.addr], &swarm.token, &key)).await;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
 
-use super::support::{Node, Swarm, until};
+use super::support::{Node, PATIENCE, Swarm, until};
 use crate::class::Class;
 use crate::identity::{Identity, Role};
 
@@ -47,8 +47,7 @@ async fn a_killed_peer_is_noticed_and_its_successor_replaces_it() {
     a.knows(&b);
     a.echo("node-b", b"").await.unwrap();
     let killed = Instant::now();
-    process.shutdown_background();
-    drop(b);
+    kill(process, b).await;
     until("silence is noticed", || !a.mesh.is_connected("node-b")).await;
     let noticed = killed.elapsed();
     assert!(noticed >= Duration::from_millis(900), "too nervous: {noticed:?}");
@@ -74,8 +73,7 @@ async fn a_quick_successor_is_found_before_the_silence() {
     a.echo("node-b", b"").await.unwrap();
     let current = || a.mesh.inner().peer("node-b").unwrap().slot(Class::Control).current();
     let before = current().unwrap();
-    process.shutdown_background();
-    drop(b);
+    kill(process, b).await;
     let b = swarm.start(identity, port).await;
     let back = Instant::now();
     until("the successor is connected", || {
@@ -96,4 +94,10 @@ async fn process(swarm: &Arc<Swarm>, identity: Identity) -> (Runtime, Node) {
     let swarm = swarm.clone();
     let node = runtime.spawn(async move { swarm.start(identity, 0).await }).await.unwrap();
     (runtime, node)
+}
+
+/// The runtime goes first, so that no task of the mesh gets to say goodbye.
+async fn kill(process: Runtime, node: Node) {
+    tokio::task::spawn_blocking(move || process.shutdown_timeout(PATIENCE)).await.unwrap();
+    drop(node);
 }

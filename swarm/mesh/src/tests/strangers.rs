@@ -13,8 +13,8 @@ use crate::class::{Class, Purpose};
 use crate::error::RequestError;
 use crate::identity::Role;
 use crate::mesh::PeerConfig;
-use crate::token::CaDigest;
 use crate::tls::{self, TlsConfigs};
+use crate::token::CaDigest;
 use crate::transport::{self, Transports};
 use crate::wire::{Hello, StreamType, opening, read_answer};
 
@@ -70,7 +70,8 @@ async fn a_joiners_connection_takes_no_requests() {
     let a = swarm.node("node-a").await;
     let endpoint = bare_endpoint();
     let (crypto, seen) = tls::join_client(swarm.ca.digest()).unwrap();
-    let connecting = endpoint.connect_with(transport::join_client(crypto), a.addr, tls::join_server_name()).unwrap();
+    let connecting =
+        endpoint.connect_with(transport::join_client(crypto), a.addr, tls::join_server_name()).unwrap();
     let connection = connecting.await.unwrap();
     assert_eq!(*seen.lock(), Some(a.mesh.identity().ca_digest()));
     let (mut send, mut recv) = connection.open_bi().await.unwrap();
