@@ -10,6 +10,8 @@ use skep_state::{State, Timestamp, Transaction};
 pub trait Engine: Send + Sync + 'static {
     /// The image store of this node. Its calls block.
     fn images(&self) -> &Store;
+    /// The version of the program, for a header of every reply; unlike [`Engine::info`] it costs nothing.
+    fn version(&self) -> &str;
     /// What `info` shows of the node itself.
     async fn info(&self) -> NodeInfo;
     /// What `info` shows of the swarm.
@@ -57,6 +59,10 @@ impl dyn Engine {
 impl Engine for Node {
     fn images(&self) -> &Store {
         Self::images(self)
+    }
+
+    fn version(&self) -> &str {
+        &self.config().version
     }
 
     async fn info(&self) -> NodeInfo {

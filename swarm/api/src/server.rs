@@ -64,7 +64,7 @@ pub fn router(engine: impl Engine) -> Router {
                 Ok(()) => routes.oneshot(request).await.into_response(),
                 Err(error) => error.into_response(),
             };
-            version::set_headers(&mut response, &engine.info().await.version);
+            version::set_headers(&mut response, engine.version());
             response
         }
     })

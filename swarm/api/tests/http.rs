@@ -387,3 +387,57 @@ async fn serving_ends_when_it_is_told_to() {
     // The open event stream does not hold it up for ever.
     tokio::time::timeout(skep_api::DRAIN_TIME * 5, server).await.unwrap().unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn an_image_is_loaded_named_shown_and_removed() {
+    let client = Client::in_swarm().await;
+    let archive = support::archive::image(&["bb:1", "ex.am/le/bb:2"]);
+    let reply = client.send(Method::POST, "/images/load?quiet=1", Body::from(archive.clone())).await;
+    assert_eq!(
+        (reply.status, &reply.headers["content-type"]),
+        (StatusCode::OK, &"application/json".parse().unwrap())
+    );
+    let lines: Vec<Value> =
+        serde_json::Deserializer::from_slice(&reply.bytes).into_iter().map(Result::unwrap).collect();
+    assert_eq!(
+        lines,
+        [json!({ "stream": "Loaded image: bb:1\n" }), json!({ "stream": "Loaded image: ex.am/le/bb:2\n" })]
+    );
+    let told = client.send(Method::POST, "/images/load?quiet=0", Body::from(archive)).await;
+    assert!(String::from_utf8(told.bytes).unwrap().contains("\"status\":\"Loading layer\""));
+
+    let listed = client.get("/images/json").await.json();
+    assert_eq!(listed[0]["RepoTags"], json!(["bb:1", "ex.am/le/bb:2"]));
+    assert_eq!((&listed[0]["Created"], &listed[0]["Labels"]), (&json!(1_767_323_045), &json!({ "a": "b" })));
+    let narrowed = client.get("/images/json?filters=%7B%22reference%22%3A%5B%22bb%22%5D%7D").await.json();
+    assert_eq!(narrowed[0]["RepoTags"], json!(["bb:1"]));
+    let image = client.get("/images/ex.am/le/bb:2/json").await.json();
+    assert_eq!(image["Id"], listed[0]["Id"]);
+    assert_eq!(image["Config"]["Healthcheck"]["Test"][0], "NONE", "fields that only Docker knows are kept");
+    let history = client.get("/images/bb:1/history").await.json();
+    assert_eq!(
+        (history[0]["CreatedBy"].as_str(), history[1]["CreatedBy"].as_str()),
+        (Some("CMD"), Some("COPY file"))
+    );
+
+    assert_eq!(
+        client.post("/images/ex.am/le/bb:2/tag?repo=my/x&tag=3", json!({})).await.status,
+        StatusCode::CREATED
+    );
+    assert_eq!(
+        client.post("/images/bb:1/tag?repo=my/X&tag=3", json!({})).await.status,
+        StatusCode::BAD_REQUEST
+    );
+    assert_eq!(client.create(spec("web", "my/x:3", 1, 0)).await.status, StatusCode::CREATED);
+    assert_eq!(client.delete("/images/my/x:3").await.json(), json!([{ "Untagged": "my/x:3" }]));
+    client.delete("/images/bb:1").await;
+    let removed = client.delete("/images/ex.am/le/bb:2").await.json();
+    assert_eq!(removed[0], json!({ "Untagged": "ex.am/le/bb:2" }));
+    assert_eq!(removed[1], json!({ "Deleted": image["Id"] }));
+    assert_eq!(client.get("/images/json").await.json(), json!([]));
+
+    // Its image has gone from every node: what does not touch the image still works.
+    let service = client.get("/services/web").await.json();
+    let update = format!("/services/web/update?version={}", service["Version"]["Index"]);
+    assert_eq!(client.post(&update, service["Spec"].clone()).await.status, StatusCode::OK);
+}

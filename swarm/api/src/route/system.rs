@@ -33,7 +33,7 @@ pub(super) async fn ping(State(engine): Ctx) -> Response {
 
 /// `GET /version`.
 pub(super) async fn version(State(engine): Ctx) -> Response {
-    json(Version::new(&engine.info().await.version))
+    json(Version::new(engine.version()))
 }
 
 /// `GET /info`.

@@ -1,5 +1,7 @@
 //! A stand-in for a node: a plain state, whose tasks run at once.
 
+pub mod archive;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -167,6 +169,10 @@ fn certificate() -> String {
 impl Engine for Fake {
     fn images(&self) -> &Store {
         &self.store
+    }
+
+    fn version(&self) -> &str {
+        "0.1.0"
     }
 
     async fn info(&self) -> NodeInfo {
