@@ -8,7 +8,7 @@
 //! - [`constraint`]: placement constraints, for the scheduler and for checking a request.
 //! - [`request`]: requests of the API, checked and turned into transactions.
 //!
-//! Within: [`tick`] runs the phases over a [draft](draft) of the next state, so that one transaction makes a task,
+//! Within: [`tick`] runs the phases over a draft of the next state, so that one transaction makes a task,
 //! gives it an address and a node.
 
 pub mod constraint;

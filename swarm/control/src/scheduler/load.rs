@@ -102,7 +102,7 @@ pub(super) fn read<'a>(draft: &Draft<'a>) -> Vec<Load<'a>> {
         .collect();
     let places: BTreeMap<&str, usize> =
         draft.state.nodes.keys().enumerate().map(|(index, id)| (id.as_str(), index)).collect();
-    for (task_ref, task) in draft.tasks() {
+    for (_, task) in draft.tasks() {
         let Some(load) = places.get(task.node_id.as_str()).and_then(|&place| loads.get_mut(place)) else {
             continue;
         };
@@ -114,7 +114,6 @@ pub(super) fn read<'a>(draft: &Draft<'a>) -> Vec<Load<'a>> {
         if state < TaskState::Assigned || state.is_terminal() {
             continue;
         }
-        debug_assert!(draft.exists(task_ref));
         if task.desired_state <= TaskState::Running {
             load.tasks += 1;
             match load.by_service.get_mut(&task.service_id) {
