@@ -92,7 +92,8 @@ fn plug_in(
     inside.set_loopback_up()?;
     let link = inside.link_index(leg.ifname)?;
     inside.add_address(link, leg.address, leg.prefix)?;
-    Ok(inside.set_link_up(link, true)?)
+    inside.set_link_up(link, true)?;
+    Ok(switch.wait_operational(leg.port)?)
 }
 
 /// Cuts a host's leg, or heals it. The host's end keeps its address and routes; it merely loses its carrier.

@@ -188,6 +188,23 @@ pub(crate) fn prctl(option: i32, argument: u64) -> Result<(), Errno> {
     result(c_long::from(unsafe { libc::prctl(option, argument, 0, 0, 0) })).map(drop)
 }
 
+/// pidfd_send_signal(2) with any signal number, real-time ones included.
+pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
+    let no_info = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: a null siginfo is allowed; the kernel fills it in as kill(2) does.
+    result(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, no_info, 0) })
+        .map(drop)
+}
+
+/// kill(2) on one process, with any signal number.
+pub(crate) fn kill(pid: i32, signal: i32) -> Result<(), Errno> {
+    if pid <= 0 {
+        return Err(Errno::SRCH);
+    }
+    // SAFETY: no pointers; the pid is one process, not a group or everybody.
+    result(c_long::from(unsafe { libc::kill(pid, signal) })).map(drop)
+}
+
 /// unshare(2). Of the namespaces here none shares memory or descriptors with another thread.
 pub(crate) fn unshare(flags: rustix::thread::UnshareFlags) -> Result<(), Errno> {
     // SAFETY: called only by a process with one thread, between clone and exec.

@@ -120,7 +120,16 @@ fn connect(
     attachment: &Attachment,
     address: Ipv4Addr,
 ) -> Result<(), NetlinkError> {
-    // Inside first: what the host then sends finds somebody at home.
+    let host_end = index_of(&mut handles.route, &attachment.host_ifname)?;
+    // Kernels without IPv6 refuse this, and need it not.
+    let _ = handles.route.transact(vec![no_ipv6_of_its_own(host_end)]);
+    let what = format!("set {} up", attachment.host_ifname);
+    handles.route.transact(vec![
+        set_our_device_up(host_end, what, DeviceSettings::default(), None),
+        set_neighbour(host_end, address.into(), container_mac(address)),
+        set_route(&Route::on_link(address.into(), 32, host_end)),
+    ])?;
+
     let container_end = index_of(inside, &attachment.container_ifname)?;
     let loopback = index_of(inside, "lo")?;
     inside.transact(vec![
@@ -130,20 +139,8 @@ fn connect(
         set_neighbour(container_end, GATEWAY.into(), HOST_MAC),
         set_route(&Route::default_through(GATEWAY.into(), container_end)),
     ])?;
-
-    let host_end = index_of(&mut handles.route, &attachment.host_ifname)?;
-    // Kernels without IPv6 refuse this, and need it not.
-    let _ = handles.route.transact(vec![no_ipv6_of_its_own(host_end)]);
-    handles.route.transact(vec![
-        set_our_device_up(
-            host_end,
-            format!("set {} up", attachment.host_ifname),
-            DeviceSettings::default(),
-            None,
-        ),
-        set_neighbour(host_end, address.into(), container_mac(address)),
-        set_route(&Route::on_link(address.into(), 32, host_end)),
-    ])?;
+    // The container's end came up last and works at once; without this, the first packets to it could be lost.
+    handles.route.wait_operational(&attachment.host_ifname)?;
     nft::set_hairpin(&mut handles.nft, address, true)
 }
 

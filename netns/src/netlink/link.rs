@@ -1,16 +1,21 @@
 //! Links: veth pairs, bridges, names, states.
 
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
 
 use netlink_packet_core::{DefaultNla, NLA_F_NESTED, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State,
 };
 use nix::errno::Errno;
 
 use super::{Ignore, Mac, Netlink, NetlinkError, Request};
 use crate::namespace::Namespace;
+
+/// How often, and how far apart, a link is asked whether it works.
+const OPERATIONAL_ATTEMPTS: u32 = 1000;
+const OPERATIONAL_PAUSE: Duration = Duration::from_micros(500);
 
 // linux/if_link.h
 const IFLA_AF_SPEC: u16 = 26;
@@ -42,6 +47,8 @@ pub struct Link {
     pub mtu: u32,
     /// Whether it was set up (`IFF_UP`).
     pub up: bool,
+    /// Whether packets can leave by it: up, with a carrier, and the kernel has taken note of the carrier.
+    pub operational: bool,
     /// The bridge it belongs to.
     pub master: Option<u32>,
 }
@@ -127,6 +134,22 @@ impl Netlink {
     /// Sets a link up or down.
     pub fn set_link_up(&mut self, index: u32, up: bool) -> Result<(), NetlinkError> {
         self.one(set_up(index, up)).map(drop)
+    }
+
+    /// Waits until packets can leave by a link whose peer has come up.
+    ///
+    /// Of the two ends of a veth pair, the one that comes up first gets its carrier from the other, and the kernel
+    /// takes note of that later, in a work queue; until then it drops what is sent there. Since Linux 6.8 the question
+    /// itself settles it; before, a busy machine takes some milliseconds. Gives up quietly after half a second.
+    pub(crate) fn wait_operational(&mut self, name: &str) -> Result<(), NetlinkError> {
+        for _ in 0..OPERATIONAL_ATTEMPTS {
+            if self.find_link(name)?.ok_or_else(|| NetlinkError::NoLink(name.to_owned()))?.operational {
+                return Ok(());
+            }
+            std::thread::sleep(OPERATIONAL_PAUSE);
+        }
+        tracing::warn!(link = name, "the link has no carrier yet");
+        Ok(())
     }
 
     /// Sets the loopback of the namespace up.
@@ -283,11 +306,13 @@ pub(crate) fn parse(message: &RouteNetlinkMessage) -> Option<Link> {
         mac: None,
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
+        operational: false,
         master: None,
     };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::OperState(state) => link.operational = *state == State::Up,
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::Controller(master) => link.master = Some(*master),
             LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().ok(),

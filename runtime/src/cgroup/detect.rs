@@ -156,7 +156,8 @@ impl Cgroups {
         for name in &stale {
             let group = self.group(parent, name)?;
             group.kill();
-            first = first.and(group.remove());
+            let removed = group.remove();
+            first = first.and(removed);
         }
         first.map(|()| stale)
     }

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{Pid, Signal, kill_process};
 
 use super::{CgroupError, write};
+use crate::sys;
 
 /// How often an emptied group that is still busy is tried again, with waits of 1, 2, 4, … ms: about 2 s in all. The
 /// kernel keeps a group busy for a moment after its last process became a zombie.
@@ -80,10 +80,10 @@ impl Cgroup {
     }
 
     /// Sends `signal` to every process that is in the group now.
-    pub fn signal(&self, signal: Signal) {
-        for pid in self.processes().into_iter().filter_map(Pid::from_raw) {
+    pub fn signal(&self, signal: i32) {
+        for pid in self.processes() {
             // One that has just ended is no error.
-            let _ = kill_process(pid, signal);
+            let _ = sys::kill(pid, signal);
         }
     }
 
@@ -98,7 +98,7 @@ impl Cgroup {
             if self.processes().is_empty() {
                 return;
             }
-            self.signal(Signal::KILL);
+            self.signal(libc::SIGKILL);
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -110,7 +110,8 @@ impl Cgroup {
     pub fn remove(&self) -> Result<(), CgroupError> {
         let mut first = Ok(());
         for directory in &self.directories {
-            first = first.and(remove_directory(&directory.path));
+            let removed = remove_directory(&directory.path);
+            first = first.and(removed);
         }
         first
     }

@@ -78,12 +78,14 @@ impl Log {
                 partial = Vec::new();
             }
             if out.len() >= PIECE_BYTES_MAX {
-                result = result.and(self.write(&out));
+                let written = self.write(&out);
+                result = result.and(written);
                 out.clear();
             }
         }
         self.partial[stream as usize] = partial;
-        result.and(self.write(&out))
+        let written = self.write(&out);
+        result.and(written)
     }
 
     /// Writes what has no newline yet: the stream has ended.

@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::logs::{Log, Stream};
 use super::protocol::{CreateContainer, LogOptions};
 use super::records::Record;
 use crate::cgroup::Cgroup;
 use crate::container::{Container, Stdio};
+use crate::sys;
 
 /// The names of a container's pipes, by [`Stream`].
 const PIPE_NAMES: [&str; 2] = ["stdout", "stderr"];
@@ -64,9 +65,9 @@ impl Managed {
     }
 
     /// Sends a signal to the init.
-    pub(super) fn signal(&self, signal: Signal) -> io::Result<()> {
+    pub(super) fn signal(&self, signal: i32) -> io::Result<()> {
         match &self.pidfd {
-            Some(pidfd) => Ok(pidfd_send_signal(pidfd, signal)?),
+            Some(pidfd) => Ok(sys::pidfd_signal(pidfd.as_fd(), signal)?),
             None => Err(Errno::SRCH.into()),
         }
     }

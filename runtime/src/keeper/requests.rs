@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::process::{PidfdFlags, Signal, pidfd_open};
+use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::managed::{self, Managed};
 use super::protocol::{
@@ -14,6 +14,9 @@ use super::server::{End, Server, now};
 use crate::cgroup::Limits;
 use crate::container::{self, CreateError, CreateOptions, StartError};
 use crate::spec::read_bundle;
+
+/// The last signal there is (signal(7)).
+const SIGNAL_MAX: i32 = 64;
 
 /// Longest container ID.
 const ID_BYTES_MAX: usize = 128;
@@ -130,7 +133,7 @@ impl Server {
             });
         if let Err(refusal) = result {
             // Its end is collected with all other children's; nobody knows the ID by then.
-            let _ = managed.signal(Signal::KILL);
+            let _ = managed.signal(libc::SIGKILL);
             let _ = managed.pidfd().map(|pidfd| {
                 rustix::process::waitid(
                     rustix::process::WaitId::PidFd(pidfd),
@@ -214,14 +217,16 @@ impl Server {
         if !managed.record.alive() {
             return Err(refuse(RefusalKind::WrongState, format!("container {id} is not running")));
         }
-        let number = Signal::from_named_raw(signal)
-            .ok_or_else(|| refuse(RefusalKind::Invalid, format!("{signal} is not a signal")))?;
-        if all && number == Signal::KILL {
+        // Real-time signals too: some images ask to be stopped by one.
+        if !(1..=SIGNAL_MAX).contains(&signal) {
+            return Err(refuse(RefusalKind::Invalid, format!("{signal} is not a signal")));
+        }
+        if all && signal == libc::SIGKILL {
             managed.cgroup.kill();
         } else if all {
-            managed.cgroup.signal(number);
+            managed.cgroup.signal(signal);
         } else {
-            managed.signal(number).map_err(|error| {
+            managed.signal(signal).map_err(|error| {
                 refuse(RefusalKind::WrongState, format!("container {id} is not running: {error}"))
             })?;
         }
@@ -232,7 +237,7 @@ impl Server {
         let managed = self.find_mut(id)?;
         if managed.record.alive() {
             managed.container = None;
-            let _ = managed.signal(Signal::KILL);
+            let _ = managed.signal(libc::SIGKILL);
             if let Some(client) = self.clients.get_mut(&token) {
                 client.deleting = Some(id.to_owned());
             }
@@ -319,7 +324,7 @@ impl Server {
         }
         for managed in self.containers.values_mut().filter(|managed| managed.record.alive()) {
             managed.container = None;
-            let _ = managed.signal(Signal::KILL);
+            let _ = managed.signal(libc::SIGKILL);
         }
         self.finish_shutdown();
         Ok(None)

@@ -33,7 +33,7 @@ pub(crate) struct Daemon {
     #[arg(long)]
     respawn: bool,
     /// error, warn, info, debug or trace; or directives as `skep_mesh=debug`
-    #[arg(long, default_value = "info", env = "SKEP_LOG")]
+    #[arg(long, default_value = "info,openraft=warn", env = "SKEP_LOG")]
     log_level: String,
 }
 

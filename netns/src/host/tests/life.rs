@@ -119,14 +119,16 @@ fn replacing_the_ports_fails_no_connection() {
         let callers: Vec<_> = [&lab.outsider, &lab.host(1).namespace, &lab.host(2).namespace]
             .into_iter()
             .map(|from| {
-                scope.spawn(move || -> io::Result<()> {
-                    let mut kept = connect(from, (entry, PORT))?;
-                    let first = ask(&mut kept)?;
-                    for _ in 0..150 {
-                        let mut stream = connect(from, (entry, PORT))?;
-                        ask(&mut stream)?;
-                        udp(from, (entry, PORT))?;
-                        assert_eq!(ask(&mut kept)?, first);
+                scope.spawn(move || -> Result<(), String> {
+                    let mut kept =
+                        connect(from, (entry, PORT)).map_err(|e| format!("first connection: {e}"))?;
+                    let first = ask(&mut kept).map_err(|e| format!("first question: {e}"))?;
+                    for round in 0..150 {
+                        let say = |what: &str, error: io::Error| format!("round {round}, {what}: {error}");
+                        let mut stream = connect(from, (entry, PORT)).map_err(|e| say("connection", e))?;
+                        ask(&mut stream).map_err(|e| say("question", e))?;
+                        udp(from, (entry, PORT)).map_err(|e| say("datagram", e))?;
+                        assert_eq!(ask(&mut kept).map_err(|e| say("kept connection", e))?, first);
                     }
                     Ok(())
                 })

@@ -237,6 +237,8 @@ pub(super) fn enter_and_run(
 ) -> Result<ExitStatus, Error> {
     let failed = |source: std::io::Error| Error::Enter { number, source };
     let here = std::env::current_dir().ok();
+    // Asked before: this process does not exist in the /proc of the host that it enters.
+    let path = path_with_this_program();
     enter(init).map_err(failed)?;
     if let Some(here) = here.filter(|here| here.exists()) {
         // Entering a mount namespace moves the process to its root.
@@ -246,7 +248,7 @@ pub(super) fn enter_and_run(
     command
         .env("SKEP_HOST", record.host(number))
         .env("DOCKER_HOST", record.host(number))
-        .env("PATH", path_with_this_program())
+        .env("PATH", path)
         .status()
         .map_err(|source| Error::Run { program, source })
 }
