@@ -3,6 +3,9 @@
 //! This program is three: the tests, the keeper that they talk to (`keeper RUN STATE PARENT`), and, statically linked
 //! as it is, the only file in the containers' root filesystem (`/probe`).
 
+// The whole program is a test, but clippy knows only functions marked as such.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 #[path = "containers/cases.rs"]
 mod cases;
 #[path = "containers/house.rs"]

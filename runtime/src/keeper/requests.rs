@@ -183,7 +183,9 @@ impl Server {
                 }
                 _ => RefusalKind::Failed,
             };
-            refuse(kind, chain(&error))
+            // The two about the program are word for word what Docker says.
+            let exact = matches!(kind, RefusalKind::CommandNotFound | RefusalKind::CommandNotExecutable);
+            refuse(kind, if exact { error.to_string() } else { chain(&error) })
         })?;
         Ok((container, group, pipes))
     }
@@ -392,7 +394,7 @@ fn start_refusal(error: &StartError) -> Refusal {
         StartError::Started => RefusalKind::WrongState,
         StartError::Died | StartError::Silent { .. } => RefusalKind::Failed,
     };
-    refuse(kind, chain(error))
+    refuse(kind, error.to_string())
 }
 
 fn not_found(id: &str) -> Refusal {

@@ -370,7 +370,10 @@ impl Server {
         let exit = Exit { outcome, at, oom_killed };
         managed.record.info.status = ContainerStatus::Exited(exit.clone());
         managed.record.info.pid = None;
-        if let Err(error) = self.records.save(&managed.record, true) {
+        // Flushing costs some 10 ms, and is for those who ask later; a container being deleted has no later.
+        let deleting =
+            self.clients.values().any(|client| client.shutdown || client.deleting.as_deref() == Some(id));
+        if let Err(error) = self.records.save(&managed.record, !deleting) {
             eprintln!("keeper: the end of container {id} ({outcome:?}) is not on disk: {error}");
         }
         self.publish(&Event::Exited { id: id.to_owned(), exit });

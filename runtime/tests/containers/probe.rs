@@ -88,7 +88,7 @@ pub(crate) fn main(args: &[String]) -> ExitCode {
 fn report() -> BTreeMap<String, String> {
     let mut report = BTreeMap::new();
     let mut put = |key: &str, value: String| drop(report.insert(key.to_owned(), value));
-    put("pid", std::process::id().to_string());
+    put("self", std::process::id().to_string());
     put("hostname", std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap().trim().to_owned());
     put("cwd", std::env::current_dir().unwrap().display().to_string());
     put("env", std::env::vars().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" "));
