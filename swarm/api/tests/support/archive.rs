@@ -4,7 +4,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 /// An archive of one image with one layer, which holds one empty file, under these names.
-pub fn image(names: &[&str]) -> Vec<u8> {
+pub(crate) fn image(names: &[&str]) -> Vec<u8> {
     let layer = tar(&[("file", b"")]);
     let architecture = match std::env::consts::ARCH {
         "x86_64" => "amd64",

@@ -1,6 +1,6 @@
 //! A stand-in for a node: a plain state, whose tasks run at once.
 
-pub mod archive;
+pub(crate) mod archive;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,11 +22,11 @@ use skep_state::{
 };
 
 /// ID of the only node.
-pub const NODE_ID: &str = "node1node1node1node1node1";
+pub(crate) const NODE_ID: &str = "node1node1node1node1node1";
 
 /// A stand-in for a node.
 #[derive(Clone)]
-pub struct Fake {
+pub(crate) struct Fake {
     store: Store,
     state: Arc<Mutex<Option<State>>>,
     /// Images that some other node has.
@@ -37,7 +37,7 @@ pub struct Fake {
 
 impl Fake {
     /// In no swarm, with an image store of its own.
-    pub fn new(root: &Path) -> Self {
+    pub(crate) fn new(root: &Path) -> Self {
         Self {
             store: Store::open(root).unwrap(),
             state: Arc::default(),
@@ -48,18 +48,18 @@ impl Fake {
     }
 
     /// Makes an image available without loading it.
-    pub fn add_image(&self, name: &str) {
+    pub(crate) fn add_image(&self, name: &str) {
         self.elsewhere.lock().unwrap().push(name.to_owned());
     }
 
     /// Pretends to be a worker.
-    pub fn become_worker(&self) {
+    pub(crate) fn become_worker(&self) {
         *self.state.lock().unwrap() = None;
         *self.local.lock().unwrap() = LocalState::Active;
     }
 
     /// The state, as it is.
-    pub fn state(&self) -> State {
+    pub(crate) fn state(&self) -> State {
         self.lock().clone().unwrap()
     }
 
