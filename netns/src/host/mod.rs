@@ -32,6 +32,14 @@
 //! | a container, through another node | the address of its node (its way out is masqueraded) |
 //! | a container that reaches itself through its own node | an address of its node |
 
+//!
+//! # Things it does not do
+//!
+//! It opens no port of another firewall: where the host's own rules drop forwarded packets, containers are cut off. It
+//! reserves no published port: a process of the host may still listen there, and is then not reached. It lets containers
+//! of different networks reach each other. A UDP datagram larger than the TUN's MTU with "don't fragment" is answered
+//! with ICMP, as on any path with a smaller MTU.
+
 mod attach;
 mod set_up;
 mod types;
