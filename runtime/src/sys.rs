@@ -233,6 +233,20 @@ pub(crate) fn set_rlimit(resource: u32, soft: u64, hard: u64) -> Result<(), Errn
     .map(drop)
 }
 
+/// Takes a descriptor that this process inherited under a number told by its former self. `None` if it is not open.
+///
+/// The caller vouches that nobody in this process owns that number: it was left open on purpose across exec, and is
+/// asked for once, before anything else is opened.
+pub(crate) fn inherited(number: RawFd) -> Option<OwnedFd> {
+    // SAFETY: fcntl on any number is harmless; the ownership is the caller's promise above.
+    unsafe {
+        if number < 3 || libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) == -1 {
+            return None;
+        }
+        Some(OwnedFd::from_raw_fd(number))
+    }
+}
+
 /// Makes `command` run in a session of its own, and (`orphan`) as nobody's child: a middle process ends at once, so
 /// that the program belongs to init or the nearest subreaper and no signal to the caller's session reaches it.
 pub(crate) fn detach(command: &mut std::process::Command, orphan: bool) {

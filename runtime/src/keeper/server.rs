@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -31,6 +31,9 @@ const CLIENTS_MAX: usize = 64;
 
 /// Events taken from the kernel at once.
 const EVENTS_MAX: usize = 32;
+
+/// The environment variable by which a keeper that replaces itself tells the new one "PID:LOCK:LISTENER".
+const INHERIT: &str = "SKEP_KEEPER_INHERIT";
 
 /// How long a keeper waits for the lock of a predecessor that is about to exit.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(2);
@@ -90,9 +93,10 @@ pub fn main(options: KeeperOptions) -> Result<(), KeeperError> {
     match server.run()? {
         End::Exit => Ok(()),
         End::Reexec => {
-            drop(server);
+            let inherit = server.bequeath()?;
             let path = if executable.exists() { executable } else { PathBuf::from("/proc/self/exe") };
-            let source = Command::new(&path).args(std::env::args_os().skip(1)).exec();
+            let mut command = Command::new(&path);
+            let source = command.args(std::env::args_os().skip(1)).env(INHERIT, inherit).exec();
             Err(KeeperError::Exec { path, source })
         }
     }
@@ -148,7 +152,7 @@ pub(super) struct Server {
     sources: BTreeMap<u64, Source>,
     next_token: u64,
     pub(super) buffer: Vec<u8>,
-    _lock: File,
+    lock: File,
 }
 
 impl Server {
@@ -160,7 +164,11 @@ impl Server {
         let system =
             |call| move |errno: nix::errno::Errno| KeeperError::System { call, source: errno.into() };
         std::fs::create_dir_all(&options.run_dir).map_err(file("make", &options.run_dir))?;
-        let lock = lock(&options.run_dir.join("keeper.lock"))?;
+        let inherited = inherited();
+        let (lock, listener) = match inherited {
+            Some((lock, listener)) => (File::from(lock), Some(listener)),
+            None => (lock(&options.run_dir.join("keeper.lock"))?, None),
+        };
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .map_err(|errno| KeeperError::System { call: "prctl", source: errno.into() })?;
         let mask =
@@ -171,7 +179,10 @@ impl Server {
         let records = Records::open(&options.state_dir).map_err(file("open", &options.state_dir))?;
         let cgroups = Cgroups::detect()?;
         let socket_path = options.socket_path();
-        let listener = listen(&socket_path).map_err(file("listen at", &socket_path))?;
+        let listener = match listener {
+            Some(listener) => listener,
+            None => listen(&socket_path).map_err(file("listen at", &socket_path))?,
+        };
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(system("epoll_create"))?;
         let mut server = Self {
             options,
@@ -190,7 +201,7 @@ impl Server {
             sources: BTreeMap::new(),
             next_token: 0,
             buffer: vec![0; MAX_MESSAGE + 1],
-            _lock: lock,
+            lock,
         };
         server.adopt()?;
         let token = server.token(Source::Listener);
@@ -200,6 +211,16 @@ impl Server {
         // What ended between the exec and here has no signal left to give.
         server.reap();
         Ok(server)
+    }
+
+    /// Leaves the lock and the socket open across an exec, so that no other keeper gets in between and no client finds
+    /// the door shut. The value for [`INHERIT`].
+    fn bequeath(&self) -> Result<String, KeeperError> {
+        for fd in [self.lock.as_fd(), self.listener.as_fd()] {
+            rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())
+                .map_err(|errno| KeeperError::System { call: "fcntl", source: errno.into() })?;
+        }
+        Ok(format!("{}:{}:{}", std::process::id(), self.lock.as_raw_fd(), self.listener.as_raw_fd()))
     }
 
     /// Takes over what an earlier keeper left: living containers, statuses, and nothing else below the cgroup parent.
@@ -477,7 +498,7 @@ impl Server {
         let log = self.options.daemon_log.clone().unwrap_or_else(|| self.options.run_dir.join("daemon.log"));
         let out = File::options().create(true).append(true).open(log)?;
         let mut command = Command::new(program);
-        command.args(args).stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
+        command.args(args).env_remove(INHERIT).stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
         sys::detach(&mut command, false);
         // The child is reaped with all others.
         Ok(command.spawn()?.id() as i32)
@@ -489,6 +510,17 @@ impl Server {
         self.sources.insert(token, source);
         token
     }
+}
+
+/// What [`Server::bequeath`] left to this process. The number of the process keeps a child from believing it.
+fn inherited() -> Option<(OwnedFd, OwnedFd)> {
+    let text = std::env::var(INHERIT).ok()?;
+    let mut numbers = text.split(':').map(|word| word.parse::<i32>().ok());
+    let (pid, lock, listener) = (numbers.next()??, numbers.next()??, numbers.next()??);
+    if pid != std::process::id() as i32 || lock == listener {
+        return None;
+    }
+    sys::inherited(lock).zip(sys::inherited(listener))
 }
 
 fn watch(epoll: &Epoll, fd: BorrowedFd<'_>, token: u64) -> Result<(), KeeperError> {

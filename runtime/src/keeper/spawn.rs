@@ -40,8 +40,8 @@ pub(super) fn connect_or_spawn(
     options: &KeeperOptions,
     command: &[OsString],
 ) -> Result<KeeperClient, ClientError> {
-    match KeeperClient::connect(&options.run_dir) {
-        Err(ClientError::Connect { .. }) => {}
+    match answering(options) {
+        Err(ClientError::Connect { .. } | ClientError::Closed) => {}
         other => return other,
     }
     let log = options.run_dir.join(LOG_NAME);
@@ -54,18 +54,28 @@ pub(super) fn connect_or_spawn(
     let start = Instant::now();
     let mut pause = Duration::from_millis(1);
     loop {
-        match KeeperClient::connect(&options.run_dir) {
-            Ok(client) => {
-                client.ping()?;
-                return Ok(client);
-            }
-            Err(error @ ClientError::Connect { .. }) if start.elapsed() < ANSWER_WAIT_MAX => drop(error),
+        match answering(options) {
+            // Not there yet, or the last one on its way out.
+            Err(ClientError::Connect { .. } | ClientError::Closed) if start.elapsed() < ANSWER_WAIT_MAX => {}
             Err(ClientError::Connect { path, .. }) => {
                 return Err(ClientError::NoAnswer { path, log, waited: ANSWER_WAIT_MAX });
             }
-            Err(error) => return Err(error),
+            other => return other,
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+/// A connection to a keeper that answers. One in the middle of replacing itself closes what it had, and keeps what
+/// waits at its door for its next self.
+fn answering(options: &KeeperOptions) -> Result<KeeperClient, ClientError> {
+    let connect = || {
+        let client = KeeperClient::connect(&options.run_dir)?;
+        client.ping().map(|_| client)
+    };
+    match connect() {
+        Err(ClientError::Closed) => connect(),
+        other => other,
     }
 }
