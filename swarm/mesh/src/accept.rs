@@ -15,8 +15,8 @@ use rustls::pki_types::CertificateDer;
 
 use crate::class::{Class, Purpose};
 use crate::identity::{IdentityError, PeerIdentity};
+use crate::inner::Inner;
 use crate::link::{CloseCode, Link};
-use crate::mesh::Inner;
 use crate::wire::{Hello, StreamType, WireError, opening};
 use crate::{join, serve, socket};
 

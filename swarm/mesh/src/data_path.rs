@@ -9,8 +9,8 @@ use quinn::SendDatagramError;
 use crate::class::Class;
 use crate::dial;
 use crate::error::DatagramError;
+use crate::inner::Inner;
 use crate::link::Link;
-use crate::mesh::Inner;
 use crate::peer::Peer;
 
 /// A handle that remembers the way to one peer. Cheap to clone; give each sending task its own.

@@ -20,7 +20,7 @@ use crate::ca::MAX_CSR;
 use crate::frame::read_bytes;
 use crate::handler::RemoteError;
 use crate::identity::parse_certificates;
-use crate::mesh::Inner;
+use crate::inner::Inner;
 use crate::tls;
 use crate::token::{CaDigest, JoinToken};
 use crate::wire::{self, StreamType};

@@ -1,7 +1,5 @@
 //! The mesh endpoint: what a node calls to reach its peers.
 
-use std::collections::{HashMap, VecDeque};
-use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,34 +7,30 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use quinn::{ClientConfig, Endpoint, ServerConfig, TokioRuntime, VarInt};
+use quinn::{Endpoint, TokioRuntime};
 use tokio::runtime;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-use crate::class::{Class, Purpose};
+use crate::class::Class;
+use crate::credentials::Credentials;
 use crate::data_path::DataPath;
 use crate::error::{DatagramError, MeshError, RequestError, StreamError};
 use crate::handler::Handler;
-use crate::identity::{Identity, PeerIdentity};
+use crate::identity::Identity;
+use crate::inner::{Inner, MAX_REMOVED};
 use crate::join::JoinLimit;
-use crate::link::{CloseCode, Link, Use};
-use crate::peer::Peer;
+use crate::link::{CloseCode, Link};
 use crate::status::PeerStatus;
 use crate::stream::{RecvStream, SendStream};
-use crate::tls::TlsConfigs;
 use crate::transport::{self, Transports};
-use crate::wire::{self, MAX_BODY, StreamType, WireError};
+use crate::wire::{self, StreamType, WireError};
 use crate::{accept, dial, socket, ticker};
 
 /// Docker's port, here UDP.
 pub const DEFAULT_PORT: u16 = 2377;
 /// How long a request or stream waits for a connection that is being made, at most.
 pub const CONNECT_WAIT: Duration = Duration::from_secs(3);
-/// Peers that an endpoint remembers; connections of further ones are refused.
-const MAX_PEERS: usize = 10_000;
-/// Removed nodes that are refused without asking the handler; it has the last word on all others.
-const MAX_REMOVED: usize = 4096;
 /// Unauthenticated handshakes in progress.
 const MAX_HANDSHAKES: usize = 128;
 /// How long `close` waits for the peers to take notice.
@@ -70,33 +64,6 @@ pub struct Mesh {
 }
 
 struct StopOnDrop(Arc<Inner>);
-
-/// What an endpoint's tasks share.
-pub(crate) struct Inner {
-    pub(crate) endpoint: Endpoint,
-    pub(crate) handler: Arc<dyn Handler>,
-    pub(crate) node_id: String,
-    pub(crate) incarnation: u64,
-    pub(crate) epoch: Instant,
-    pub(crate) handshakes: Arc<Semaphore>,
-    pub(crate) join_limit: Mutex<JoinLimit>,
-    credentials: RwLock<Arc<Credentials>>,
-    transports: Transports,
-    peers: RwLock<HashMap<String, Arc<Peer>>>,
-    removed: Mutex<VecDeque<String>>,
-    closed: watch::Sender<bool>,
-    tasks: Mutex<JoinSet<()>>,
-    runtime: runtime::Handle,
-    sequence: AtomicU64,
-}
-
-/// What the current certificate makes.
-pub(crate) struct Credentials {
-    identity: Identity,
-    clients: [ClientConfig; 3],
-    mesh_servers: [Arc<ServerConfig>; 3],
-    join_server: Arc<ServerConfig>,
-}
 
 impl MeshConfig {
     /// The defaults: every IPv4 address, port 2377, jumbo frames where the path has them.
@@ -324,220 +291,7 @@ impl Drop for StopOnDrop {
     }
 }
 
-// === impl Inner ===
-
-impl Inner {
-    pub(crate) fn credentials(&self) -> Arc<Credentials> {
-        self.credentials.read().clone()
-    }
-
-    pub(crate) fn peer(&self, node_id: &str) -> Option<Arc<Peer>> {
-        self.peers.read().get(node_id).cloned()
-    }
-
-    pub(crate) fn peers(&self) -> Vec<Arc<Peer>> {
-        self.peers.read().values().cloned().collect()
-    }
-
-    pub(crate) fn peer_or_new(&self, node_id: &str) -> Option<Arc<Peer>> {
-        if let Some(peer) = self.peer(node_id) {
-            return Some(peer);
-        }
-        let mut peers = self.peers.write();
-        if peers.len() >= MAX_PEERS && !peers.contains_key(node_id) {
-            tracing::warn!(node_id, "more than {MAX_PEERS} peers; this one is ignored");
-            return None;
-        }
-        let new = || Peer::new(node_id.to_owned(), &self.node_id, self.epoch);
-        Some(peers.entry(node_id.to_owned()).or_insert_with(new).clone())
-    }
-
-    /// Forgets a peer that only its connections had made known.
-    pub(crate) fn forget_if_unconfigured(&self, peer: &Arc<Peer>) {
-        let mut peers = self.peers.write();
-        let unused = !peer.is_configured() && peer.slots.iter().all(|slot| slot.links.lock().is_empty());
-        if unused && peers.get(&peer.node_id).is_some_and(|known| Arc::ptr_eq(known, peer)) {
-            peers.remove(&peer.node_id);
-            peer.removed.store(true, Ordering::Release);
-            peer.slots.iter().for_each(|slot| slot.demand.notify_one());
-        }
-    }
-
-    /// Whether a peer may be connected to: certificate, cluster, removed ones, the handler's opinion.
-    pub(crate) fn admits(&self, peer: &PeerIdentity) -> bool {
-        let own = self.credentials();
-        peer.cluster_id == own.identity.cluster_id()
-            && peer.node_id != self.node_id
-            && !self.removed.lock().contains(&peer.node_id)
-            && self.handler.authorize(peer)
-    }
-
-    pub(crate) fn next_sequence(&self) -> u64 {
-        self.sequence.fetch_add(1, Ordering::Relaxed)
-    }
-
-    pub(crate) fn is_closed(&self) -> bool {
-        *self.closed.borrow()
-    }
-
-    /// Resolves once the mesh closes.
-    pub(crate) async fn closing(&self) {
-        // An error would mean that the sender is gone, which lives as long as we do.
-        let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
-    }
-
-    /// Runs a task that ends at the latest when the mesh closes.
-    pub(crate) fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
-        let inner = self.clone();
-        let until_closed = async move {
-            tokio::select! {
-                () = inner.closing() => {}
-                () = task => {}
-            }
-        };
-        self.tasks.lock().spawn_on(until_closed, &self.runtime);
-    }
-
-    /// Throws away what is left of ended tasks.
-    pub(crate) fn reap(&self) {
-        let mut tasks = self.tasks.lock();
-        while let Some(ended) = tasks.try_join_next() {
-            if let Err(error) = ended {
-                tracing::error!(%error, "a mesh task died");
-            }
-        }
-    }
-
-    fn stop(&self) {
-        if !self.closed.send_replace(true) {
-            self.endpoint.close(VarInt::from_u32(0), CloseCode::Shutdown.reason().as_bytes());
-        }
-    }
-
-    /// The current connection of a class, waiting for one (and asking for it to be dialled) if need be.
-    pub(crate) async fn connected(
-        self: &Arc<Self>,
-        peer: &Arc<Peer>,
-        class: Class,
-        wait: Duration,
-    ) -> Result<Arc<Link>, RequestError> {
-        let slot = peer.slot(class);
-        if let Some(link) = slot.current() {
-            return Ok(link);
-        }
-        slot.note_demand(self.epoch, Instant::now());
-        dial::ensure(self, peer, class);
-        let mut current = slot.current.subscribe();
-        let waited = tokio::select! {
-            () = self.closing() => return Err(RequestError::Closed),
-            waited = tokio::time::timeout(wait, current.wait_for(Option::is_some)) => waited,
-        };
-        let link = waited.ok().and_then(|found| found.ok().and_then(|link| link.clone()));
-        link.ok_or_else(|| RequestError::NotConnected {
-            node_id: peer.node_id.clone(),
-            waited: wait,
-            last_error: peer.last_error(),
-        })
-    }
-
-    /// Opens a stream and writes its opening. Before the opening is written, a connection that breaks is replaced.
-    async fn open(
-        self: &Arc<Self>,
-        node_id: &str,
-        class: Class,
-        stream_type: StreamType,
-        kind: u16,
-        body: Bytes,
-        wait: Duration,
-    ) -> Result<(quinn::SendStream, quinn::RecvStream, Use), RequestError> {
-        if self.is_closed() {
-            return Err(RequestError::Closed);
-        }
-        if body.len() > MAX_BODY {
-            return Err(RequestError::TooLarge { kind, len: body.len(), max: MAX_BODY });
-        }
-        let peer = self.peer(node_id).ok_or_else(|| RequestError::UnknownPeer(node_id.to_owned()))?;
-        let started = Instant::now();
-        loop {
-            let left = wait.saturating_sub(started.elapsed());
-            let link = self.connected(&peer, class, left).await.map_err(|error| match error {
-                // The wait that the caller asked for, not what was left of it.
-                RequestError::NotConnected { node_id, last_error, .. } => {
-                    RequestError::NotConnected { node_id, waited: wait, last_error }
-                }
-                error => error,
-            })?;
-            let Some(held) = link.begin() else {
-                tokio::task::yield_now().await;
-                continue;
-            };
-            let opened =
-                tokio::time::timeout(left.max(Duration::from_millis(1)), link.connection.open_bi()).await;
-            let (mut send, recv) = match opened {
-                Ok(Ok(streams)) => streams,
-                // Nothing was sent on it: wait for its successor.
-                Ok(Err(_)) => {
-                    peer.uninstall(&link, Instant::now());
-                    continue;
-                }
-                Err(_) => {
-                    let last_error = Some("as many streams as it allows are open".to_owned());
-                    return Err(RequestError::NotConnected {
-                        node_id: node_id.to_owned(),
-                        waited: wait,
-                        last_error,
-                    });
-                }
-            };
-            let mut parts = wire::opening(stream_type, kind, body);
-            let written = send.write_all_chunks(&mut parts);
-            return match tokio::time::timeout(left.max(WRITE_WAIT), written).await {
-                Ok(Ok(())) => Ok((send, recv, held)),
-                // A handler that refuses a body stops the stream and answers all the same.
-                Ok(Err(quinn::WriteError::Stopped(_))) => Ok((send, recv, held)),
-                Ok(Err(error)) => {
-                    let reason = error.to_string();
-                    Err(RequestError::ConnectionLost { node_id: node_id.to_owned(), kind, reason })
-                }
-                Err(_) => Err(RequestError::Timeout {
-                    node_id: node_id.to_owned(),
-                    kind,
-                    timeout: left.max(WRITE_WAIT),
-                }),
-            };
-        }
-    }
-}
-
-/// A body that has begun to flow gets this long at least.
-const WRITE_WAIT: Duration = Duration::from_secs(1);
-
 /// The most telling description of a broken stream.
 fn reason(link: &Link, error: &WireError) -> String {
     link.connection.close_reason().map_or_else(|| error.to_string(), |reason| reason.to_string())
-}
-
-// === impl Credentials ===
-
-impl Credentials {
-    fn new(identity: Identity, transports: &Transports) -> Result<Self, MeshError> {
-        let tls = TlsConfigs::new(&identity)?;
-        Ok(Self {
-            clients: Class::ALL.map(|class| transports.client(class, &tls)),
-            mesh_servers: Class::ALL.map(|class| Arc::new(transports.server(Purpose::Mesh(class), &tls))),
-            join_server: Arc::new(transports.server(Purpose::Join, &tls)),
-            identity,
-        })
-    }
-
-    pub(crate) fn client(&self, class: Class) -> ClientConfig {
-        self.clients[class.index()].clone()
-    }
-
-    pub(crate) fn server(&self, purpose: Purpose) -> Arc<ServerConfig> {
-        match purpose {
-            Purpose::Mesh(class) => self.mesh_servers[class.index()].clone(),
-            Purpose::Join => self.join_server.clone(),
-        }
-    }
 }

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use tokio::time::MissedTickBehavior;
 
 use crate::class::Class;
+use crate::inner::Inner;
 use crate::link::{CloseCode, Link};
 use crate::liveness::{CONTROL_SILENCE, HEARTBEAT, OTHER_SILENCE};
-use crate::mesh::Inner;
 use crate::peer::Peer;
 use crate::wire::Heartbeat;
 

@@ -1,0 +1,42 @@
+//! What the current certificate makes: the QUIC configurations of both sides.
+
+use std::sync::Arc;
+
+use quinn::{ClientConfig, ServerConfig};
+
+use crate::class::{Class, Purpose};
+use crate::error::MeshError;
+use crate::identity::Identity;
+use crate::tls::TlsConfigs;
+use crate::transport::Transports;
+
+/// What the current certificate makes.
+pub(crate) struct Credentials {
+    pub(crate) identity: Identity,
+    clients: [ClientConfig; 3],
+    pub(crate) mesh_servers: [Arc<ServerConfig>; 3],
+    join_server: Arc<ServerConfig>,
+}
+
+impl Credentials {
+    pub(crate) fn new(identity: Identity, transports: &Transports) -> Result<Self, MeshError> {
+        let tls = TlsConfigs::new(&identity)?;
+        Ok(Self {
+            clients: Class::ALL.map(|class| transports.client(class, &tls)),
+            mesh_servers: Class::ALL.map(|class| Arc::new(transports.server(Purpose::Mesh(class), &tls))),
+            join_server: Arc::new(transports.server(Purpose::Join, &tls)),
+            identity,
+        })
+    }
+
+    pub(crate) fn client(&self, class: Class) -> ClientConfig {
+        self.clients[class.index()].clone()
+    }
+
+    pub(crate) fn server(&self, purpose: Purpose) -> Arc<ServerConfig> {
+        match purpose {
+            Purpose::Mesh(class) => self.mesh_servers[class.index()].clone(),
+            Purpose::Join => self.join_server.clone(),
+        }
+    }
+}

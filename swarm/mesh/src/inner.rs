@@ -1,0 +1,134 @@
+//! What an endpoint's tasks share: who we are, whom we know, and the tasks themselves.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use parking_lot::{Mutex, RwLock};
+use quinn::{Endpoint, VarInt};
+use tokio::runtime;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use crate::credentials::Credentials;
+use crate::handler::Handler;
+use crate::identity::PeerIdentity;
+use crate::join::JoinLimit;
+use crate::link::CloseCode;
+use crate::peer::Peer;
+use crate::transport::Transports;
+
+/// Peers that an endpoint remembers; connections of further ones are refused.
+const MAX_PEERS: usize = 10_000;
+/// Removed nodes that are refused without asking the handler; it has the last word on all others.
+pub(crate) const MAX_REMOVED: usize = 4096;
+
+/// What an endpoint's tasks share.
+pub(crate) struct Inner {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) handler: Arc<dyn Handler>,
+    pub(crate) node_id: String,
+    pub(crate) incarnation: u64,
+    pub(crate) epoch: Instant,
+    pub(crate) handshakes: Arc<Semaphore>,
+    pub(crate) join_limit: Mutex<JoinLimit>,
+    pub(crate) credentials: RwLock<Arc<Credentials>>,
+    pub(crate) transports: Transports,
+    pub(crate) peers: RwLock<HashMap<String, Arc<Peer>>>,
+    pub(crate) removed: Mutex<VecDeque<String>>,
+    pub(crate) closed: watch::Sender<bool>,
+    pub(crate) tasks: Mutex<JoinSet<()>>,
+    pub(crate) runtime: runtime::Handle,
+    pub(crate) sequence: AtomicU64,
+}
+
+impl Inner {
+    pub(crate) fn credentials(&self) -> Arc<Credentials> {
+        self.credentials.read().clone()
+    }
+
+    pub(crate) fn peer(&self, node_id: &str) -> Option<Arc<Peer>> {
+        self.peers.read().get(node_id).cloned()
+    }
+
+    pub(crate) fn peers(&self) -> Vec<Arc<Peer>> {
+        self.peers.read().values().cloned().collect()
+    }
+
+    pub(crate) fn peer_or_new(&self, node_id: &str) -> Option<Arc<Peer>> {
+        if let Some(peer) = self.peer(node_id) {
+            return Some(peer);
+        }
+        let mut peers = self.peers.write();
+        if peers.len() >= MAX_PEERS && !peers.contains_key(node_id) {
+            tracing::warn!(node_id, "more than {MAX_PEERS} peers; this one is ignored");
+            return None;
+        }
+        let new = || Peer::new(node_id.to_owned(), &self.node_id, self.epoch);
+        Some(peers.entry(node_id.to_owned()).or_insert_with(new).clone())
+    }
+
+    /// Forgets a peer that only its connections had made known.
+    pub(crate) fn forget_if_unconfigured(&self, peer: &Arc<Peer>) {
+        let mut peers = self.peers.write();
+        let unused = !peer.is_configured() && peer.slots.iter().all(|slot| slot.links.lock().is_empty());
+        if unused && peers.get(&peer.node_id).is_some_and(|known| Arc::ptr_eq(known, peer)) {
+            peers.remove(&peer.node_id);
+            peer.removed.store(true, Ordering::Release);
+            peer.slots.iter().for_each(|slot| slot.demand.notify_one());
+        }
+    }
+
+    /// Whether a peer may be connected to: certificate, cluster, removed ones, the handler's opinion.
+    pub(crate) fn admits(&self, peer: &PeerIdentity) -> bool {
+        let own = self.credentials();
+        peer.cluster_id == own.identity.cluster_id()
+            && peer.node_id != self.node_id
+            && !self.removed.lock().contains(&peer.node_id)
+            && self.handler.authorize(peer)
+    }
+
+    pub(crate) fn next_sequence(&self) -> u64 {
+        self.sequence.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        *self.closed.borrow()
+    }
+
+    /// Resolves once the mesh closes.
+    pub(crate) async fn closing(&self) {
+        // An error would mean that the sender is gone, which lives as long as we do.
+        let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
+    }
+
+    /// Runs a task that ends at the latest when the mesh closes.
+    pub(crate) fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
+        let inner = self.clone();
+        let until_closed = async move {
+            tokio::select! {
+                () = inner.closing() => {}
+                () = task => {}
+            }
+        };
+        self.tasks.lock().spawn_on(until_closed, &self.runtime);
+    }
+
+    /// Throws away what is left of ended tasks.
+    pub(crate) fn reap(&self) {
+        let mut tasks = self.tasks.lock();
+        while let Some(ended) = tasks.try_join_next() {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a mesh task died");
+            }
+        }
+    }
+
+    pub(crate) fn stop(&self) {
+        if !self.closed.send_replace(true) {
+            self.endpoint.close(VarInt::from_u32(0), CloseCode::Shutdown.reason().as_bytes());
+        }
+    }
+}
