@@ -14,6 +14,11 @@
 //! A frame is carried whole or dropped whole, and each drop is counted under its reason. A packet from a peer is never
 //! sent on to another peer, so nothing can go in circles.
 //!
+//! A daemon that was restarted has an empty flow table while connections go on. A TCP segment in the middle of one that
+//! it does not know goes to every peer: the one through which the client came translates it (its kernel knows the
+//! connection), the others drop it, and the client's answer teaches the flow. Without that a download whose client has
+//! nothing to say would hang until it times out.
+//!
 //! What this does not check, and the caller's firewall must: that a reply to a client (source in the overlay,
 //! destination outside) belongs to a connection that came in here. Connection tracking knows it, also after a restart
 //! of the daemon: accept `ct state established,related` only, from the TUN to anywhere but a container.
@@ -26,7 +31,7 @@ use crate::coalesce::Coalescer;
 use crate::counters::{Counters, DropReason};
 use crate::flow::FlowTable;
 use crate::flow_key::{Relation, Seen, of_reply, of_request};
-use crate::packet::{Packet, Subnet, is_martian};
+use crate::packet::{ACK, Packet, RST, SYN, Subnet, TCP, is_martian};
 use crate::reassembly::Reassembler;
 use crate::split::Splitter;
 use crate::vnet::{VnetHeader, VnetLayout};
@@ -34,6 +39,12 @@ use crate::wire::{Datagram, MIN_DATAGRAM, Message, PACKET_HEADER, Writer};
 
 /// Flows that are remembered at once, unless the configuration says otherwise. An entry takes about 120 bytes: 8 MB.
 pub const FLOW_CAPACITY: usize = 65_536;
+
+/// Where the flags are in a TCP header (RFC 9293, 3.1).
+const TCP_FLAGS_AT: usize = 13;
+
+/// How many peers are asked about an unknown connection at most: each gets a copy of a segment or two.
+pub const ASKED_PEERS: usize = 64;
 
 /// What does not change while a forwarder lives.
 #[derive(Debug, Clone)]
@@ -75,12 +86,21 @@ pub struct Forwarder {
     config: Config,
     routes: HashMap<IpAddr, Peer>,
     local: HashSet<IpAddr>,
+    peers: Vec<Peer>,
     flows: FlowTable,
     splitter: Splitter,
     writer: Writer,
     reassembler: Reassembler,
     coalescer: Coalescer,
     counters: Counters,
+}
+
+/// Whether this is a TCP segment of a connection that was made before.
+fn is_mid_connection(packet: &Packet<'_>) -> bool {
+    let flags = packet.bytes.get(packet.transport_at + TCP_FLAGS_AT).copied();
+    packet.protocol == TCP
+        && packet.fragment.is_none()
+        && flags.is_some_and(|flags| flags & ACK != 0 && flags & (SYN | RST) == 0)
 }
 
 impl Forwarder {
@@ -92,6 +112,7 @@ impl Forwarder {
             config,
             routes: HashMap::new(),
             local: HashSet::new(),
+            peers: Vec::new(),
             splitter: Splitter::default(),
             writer: Writer::default(),
             reassembler: Reassembler::default(),
@@ -107,6 +128,12 @@ impl Forwarder {
     /// Replaces the set of overlay addresses of containers on this node.
     pub fn set_local(&mut self, local: HashSet<IpAddr>) {
         self.local = local;
+    }
+
+    /// Replaces the list of all other nodes: whom to ask about a connection that nothing is known of. More than
+    /// [`ASKED_PEERS`] are not asked.
+    pub fn set_peers(&mut self, peers: impl IntoIterator<Item = Peer>) {
+        self.peers = peers.into_iter().collect();
     }
 
     /// A node left for good: forgets its routes, its flows and what was half reassembled.
@@ -204,18 +231,40 @@ impl Forwarder {
         if is_martian(packet.source) || is_martian(packet.destination) {
             return Err(DropReason::Martian);
         }
-        let peer = if self.config.is_overlay(packet.destination) {
-            *self.routes.get(&packet.destination).ok_or(DropReason::NoRoute)?
-        } else {
-            self.ingress_of(&packet, now_ms).ok_or(DropReason::NoFlow)?
-        };
+        if self.config.is_overlay(packet.destination) {
+            let peer = *self.routes.get(&packet.destination).ok_or(DropReason::NoRoute)?;
+            return self.send_to(peer, &header, &packet, max_datagram, emit);
+        }
+        if let Some(peer) = self.ingress_of(&packet, now_ms) {
+            return self.send_to(peer, &header, &packet, max_datagram, emit);
+        }
+        if !is_mid_connection(&packet) || self.peers.len() > ASKED_PEERS {
+            return Err(DropReason::NoFlow);
+        }
+        let mut sent = Err(DropReason::NoFlow);
+        for peer in self.peers.clone() {
+            let one = self.send_to(peer, &header, &packet, max_datagram, emit);
+            sent = sent.or(one);
+        }
+        sent
+    }
+
+    /// Splits a frame for one peer.
+    fn send_to(
+        &mut self,
+        peer: Peer,
+        header: &VnetHeader,
+        packet: &Packet<'_>,
+        max_datagram: &dyn Fn(Peer) -> usize,
+        emit: &mut dyn FnMut(Peer, Datagram<'_>),
+    ) -> Result<Sent, DropReason> {
         let limit = max_datagram(peer);
         if limit < MIN_DATAGRAM {
             return Err(DropReason::NoPath);
         }
         let Self { splitter, writer, counters, .. } = self;
         let mut datagrams = 0;
-        splitter.split(&header, &packet, limit - PACKET_HEADER, &mut |head, body| {
+        splitter.split(header, packet, limit - PACKET_HEADER, &mut |head, body| {
             let written = writer.send(head, body, limit, &mut |datagram| emit(peer, datagram));
             datagrams += written.datagrams;
             counters.datagrams_out += u64::from(written.datagrams);

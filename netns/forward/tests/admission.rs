@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 use skep_forward::flow::{ESTABLISHED_IDLE_MS, TRANSIENT_IDLE_MS};
+use skep_forward::forwarder::ASKED_PEERS;
 use skep_forward::{DropReason, Forwarder, Peer, Sent};
 use support::*;
 
@@ -278,4 +279,29 @@ proptest! {
         prop_assert_eq!(b.counters().dropped(DropReason::BadFragment), 0);
         prop_assert_eq!(b.counters().dropped(DropReason::BadDatagram), 0);
     }
+}
+
+/// A daemon that was restarted knows no flow: a segment in the middle of a connection goes to every peer, and the
+/// client's next word settles which.
+#[test]
+fn after_a_restart_all_peers_are_asked_about_a_connection_in_progress() {
+    let (_, mut b) = pair();
+    let (container, client) = (ends(false).1, client(false));
+    let third: Peer = 77;
+    let targets = |forwarder: &mut Forwarder, packet: &[u8]| {
+        let mut peers = Vec::new();
+        let sent = forwarder.outbound(&plain(packet), 0, |_| 1400, |peer, _| peers.push(peer));
+        (sent.is_ok(), peers)
+    };
+    let segment = reply(container, client, false, ACK);
+    assert_eq!(targets(&mut b, &segment), (false, vec![]), "nobody to ask");
+    b.set_peers([A, third]);
+    assert_eq!(targets(&mut b, &segment), (true, vec![A, third]));
+    assert_eq!(targets(&mut b, &reply(container, client, false, SYN)), (false, vec![]), "not of a connection");
+    assert_eq!(targets(&mut b, &reply(container, client, true, 0)), (false, vec![]), "UDP has no middle");
+    assert_eq!(inbound(&mut b, third, &between(client, container, false, ACK), 0), Ok(1));
+    assert_eq!(targets(&mut b, &segment), (true, vec![third]));
+    b.set_peers(0..=ASKED_PEERS as Peer);
+    let stranger = reply(container, "203.0.113.9".parse().unwrap(), false, ACK);
+    assert_eq!(targets(&mut b, &stranger), (false, vec![]), "too many to ask");
 }
