@@ -32,10 +32,8 @@ pub trait Engine: Send + Sync + 'static {
     async fn image_available(&self, reference: &str) -> bool;
     /// A container of this node that uses an image.
     fn image_in_use(&self, image_id: &str) -> Option<String>;
-    /// Brings Raft and mesh in line with the node objects.
-    async fn reconcile_membership(&self) -> Result<(), NodeError>;
     /// A new join token.
-    fn new_join_token(&self, ca_cert_pem: &str) -> Result<String, NodeError>;
+    fn new_join_token(&self) -> Result<String, NodeError>;
     /// This moment.
     fn now(&self) -> Timestamp;
     /// A new random object ID.
@@ -105,12 +103,8 @@ impl Engine for Node {
         Self::image_in_use(self, image_id)
     }
 
-    async fn reconcile_membership(&self) -> Result<(), NodeError> {
-        Self::reconcile_membership(self).await
-    }
-
-    fn new_join_token(&self, ca_cert_pem: &str) -> Result<String, NodeError> {
-        Self::new_join_token(self, ca_cert_pem)
+    fn new_join_token(&self) -> Result<String, NodeError> {
+        Self::new_join_token(self)
     }
 
     fn now(&self) -> Timestamp {

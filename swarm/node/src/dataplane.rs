@@ -31,6 +31,7 @@ pub(crate) struct DataPlane {
     tun: AsyncTun,
     network: Arc<HostNetwork>,
     names: RwLock<Names>,
+    endpoints: Mutex<HashSet<IpAddr>>,
     started: Instant,
 }
 
@@ -59,6 +60,7 @@ impl DataPlane {
             tun,
             network,
             names: RwLock::new(Names::default()),
+            endpoints: Mutex::new(HashSet::new()),
             started: Instant::now(),
         })
     }
@@ -74,6 +76,8 @@ impl DataPlane {
                 routes.insert(*address, Peer::from(*index));
             }
         }
+        let others = view.nodes.iter().filter(|(id, _)| *id != own_id);
+        let peers: Vec<Peer> = others.map(|(_, node)| Peer::from(node.index)).collect();
         let names = Names {
             ids: view.nodes.iter().map(|(id, node)| (Peer::from(node.index), id.clone())).collect(),
             indexes: view.nodes.iter().map(|(id, node)| (id.clone(), Peer::from(node.index))).collect(),
@@ -89,12 +93,20 @@ impl DataPlane {
             for peer in gone {
                 forwarder.forget_peer(peer);
             }
+            forwarder.set_peers(peers);
             forwarder.set_routes(routes);
             forwarder.set_local(local);
         }
         let ports: Vec<PublishedPort> = view.ports.iter().filter_map(published).collect();
         if let Err(error) = self.network.publish(&ports) {
             tracing::error!(%error, "cannot publish ports");
+        }
+        let now: HashSet<IpAddr> = view.endpoints.keys().copied().collect();
+        let before = std::mem::replace(&mut *self.endpoints.lock(), now.clone());
+        let gone: Vec<IpAddr> = before.difference(&now).copied().collect();
+        if !gone.is_empty() {
+            let network = Arc::clone(&self.network);
+            tokio::task::spawn_blocking(move || forget_connections(&network, &gone));
         }
     }
 
@@ -179,6 +191,18 @@ impl DataPlane {
 
     fn now_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Makes the kernel forget connections to containers that are gone for good. The next packet of a client then counts as
+/// a new connection: a TCP client is reset by another task and calls again, a UDP client is answered by it.
+fn forget_connections(network: &HostNetwork, gone: &[IpAddr]) {
+    for address in gone {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            if let Err(error) = network.forget_backend(protocol, *address, None) {
+                tracing::warn!(%error, %address, "cannot forget connections to a container that is gone");
+            }
+        }
     }
 }
 

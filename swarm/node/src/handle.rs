@@ -353,13 +353,8 @@ impl Node {
         })
     }
 
-    /// Raft's members and the mesh's peers follow the node objects by themselves; nothing is left to do here.
-    pub async fn reconcile_membership(&self) -> Result<(), NodeError> {
-        Ok(())
-    }
-
     /// A new random join token for the swarm: `SWMTKN-1-…`.
-    pub fn new_join_token(&self, _ca_cert_pem: &str) -> Result<String, NodeError> {
+    pub fn new_join_token(&self) -> Result<String, NodeError> {
         let membership = self.membership().ok_or(NodeError::NotInSwarm)?;
         Ok(JoinToken::generate(membership.identity.ca_digest(), rand::random()).to_string())
     }

@@ -12,7 +12,7 @@ use skep_netns::{HostNetwork, HostNetworkConfig, NamespacePool, Subnet};
 use skep_raft::{RaftNode, RaftOptions};
 use skep_runtime::keeper::KeeperClient;
 use skep_state::spec::NodeRole;
-use skep_state::{NodeDescription, Transaction};
+use skep_state::{NodeDescription, NodeState, Transaction};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -107,6 +107,10 @@ impl Membership {
             exits: Arc::clone(&local.exits),
         };
         let agent = Agent::new(context, Arc::clone(&data));
+        // Before the first session: what is assigned from now on must not be taken for a left-over.
+        let sweeper = Arc::clone(&agent);
+        let swept = tokio::task::spawn_blocking(move || sweeper.sweep()).await;
+        swept.map_err(NodeError::internal("remove what no task accounts for"))?;
         let manager = raft.as_ref().map(|raft| {
             let (dispatcher, inbox) = Dispatcher::new(raft.clone());
             (raft.clone(), dispatcher, inbox)
@@ -128,8 +132,6 @@ impl Membership {
             let node_id = identity.node_id().to_owned();
             spawn.run(Leader { raft, mesh: mesh.clone(), node_id, inbox }.run());
         }
-        let sweeper = Arc::clone(&agent);
-        spawn.run(async move { drop(tokio::task::spawn_blocking(move || sweeper.sweep()).await) });
         spawn.run(Arc::clone(&agent).keep_saved());
         spawn.run(data.run(mesh.clone()));
         spawn.run(session.run());
@@ -151,7 +153,9 @@ impl Membership {
             Some(raft) => {
                 raft.leader().is_some()
                     && raft.members().iter().any(|member| member.voter && member.node_id == own)
-                    && raft.read(|state| state.nodes.contains_key(own))
+                    && raft.read(|state| {
+                        state.nodes.get(own).is_some_and(|node| node.status.state == NodeState::Ready)
+                    })
             }
             None => self.agent.view(|view| view.nodes.contains_key(own)),
         };

@@ -87,7 +87,8 @@ impl NodeView {
             .collect();
         let mut endpoints = BTreeMap::new();
         for task in state.tasks.values().filter(|task| task.status.state <= TaskState::Running) {
-            let node = state.nodes.get(&task.node_id);
+            // What a dead node had is nowhere: connections to it are reset, so that clients call again.
+            let node = state.nodes.get(&task.node_id).filter(|node| node.status.state != NodeState::Down);
             if let (Some(address), Some(node)) = (task.address(), node) {
                 endpoints.insert(address, node.index);
             }
@@ -262,6 +263,7 @@ mod tests {
         assert_eq!(backends(&state), 1, "a task that shall stop gets no new connection");
         state.nodes.get_mut("b").unwrap().status.state = NodeState::Down;
         assert_eq!(backends(&state), 0, "a task of a dead node gets none either");
+        assert_eq!(NodeView::of(&state, "a").endpoints.len(), 1, "and its address leads nowhere");
     }
 
     #[test]

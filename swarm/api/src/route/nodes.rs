@@ -74,7 +74,6 @@ pub(super) async fn update(
         request::update_node(state, &id, version, spec, |id| reachable.iter().any(|other| other == id), now)
     })??;
     engine.write(transaction).await?;
-    engine.reconcile_membership().await?;
     Ok(done())
 }
 
@@ -89,7 +88,6 @@ pub(super) async fn remove(
     let force = params.flag("force");
     let transaction = engine.read(|state| request::remove_node(state, &id, force, now))??;
     engine.write(transaction).await?;
-    engine.reconcile_membership().await?;
     Ok(done())
 }
 

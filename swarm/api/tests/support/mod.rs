@@ -293,11 +293,7 @@ impl Engine for Fake {
         None
     }
 
-    async fn reconcile_membership(&self) -> Result<(), NodeError> {
-        Ok(())
-    }
-
-    fn new_join_token(&self, _ca_cert_pem: &str) -> Result<String, NodeError> {
+    fn new_join_token(&self) -> Result<String, NodeError> {
         Ok(format!("SWMTKN-1-{}", self.ids.fetch_add(1, Ordering::Relaxed)))
     }
 
