@@ -1,7 +1,6 @@
 //! The root filesystem as a detached mount: nothing of it ever stands in the host's mount table.
 
 use std::ffi::{CString, OsString};
-use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -144,12 +143,6 @@ fn kernel_log(context: &OwnedFd) -> String {
         }
     }
     lines.join("; ")
-}
-
-impl From<CreateError> for io::Error {
-    fn from(error: CreateError) -> Self {
-        Self::other(error)
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The keeper: one small single-threaded process per node that owns the node's containers and outlives the daemon.
 //!
-//! It is the parent and subreaper of every container, writes exit statuses to disk before it tells anybody, pumps
+//! It is the parent and subreaper of every container, writes exit statuses to disk before it tells anybody (flushed,
+//! unless somebody waits for that very container to be deleted, record and all), pumps
 //! stdout and stderr to bounded log files, and starts the daemon again when that dies without saying goodbye.
 //!
 //! # One container, as the keeper sees it
