@@ -32,6 +32,7 @@ pub(crate) struct DataPlane {
     network: Arc<HostNetwork>,
     names: RwLock<Names>,
     endpoints: Mutex<HashSet<IpAddr>>,
+    ports: Mutex<Option<Vec<PublishedPort>>>,
     started: Instant,
 }
 
@@ -61,6 +62,7 @@ impl DataPlane {
             network,
             names: RwLock::new(Names::default()),
             endpoints: Mutex::new(HashSet::new()),
+            ports: Mutex::new(None),
             started: Instant::now(),
         })
     }
@@ -98,9 +100,18 @@ impl DataPlane {
             forwarder.set_local(local);
         }
         let ports: Vec<PublishedPort> = view.ports.iter().filter_map(published).collect();
-        if let Err(error) = self.network.publish(&ports) {
-            tracing::error!(%error, "cannot publish ports");
+        let mut in_force = self.ports.lock();
+        if in_force.as_ref() != Some(&ports) {
+            // A set that could not be written is tried again with the next change.
+            *in_force = match self.network.publish(&ports) {
+                Ok(()) => Some(ports),
+                Err(error) => {
+                    tracing::error!(%error, "cannot publish ports");
+                    None
+                }
+            };
         }
+        drop(in_force);
         let now: HashSet<IpAddr> = view.endpoints.keys().copied().collect();
         let before = std::mem::replace(&mut *self.endpoints.lock(), now.clone());
         let gone: Vec<IpAddr> = before.difference(&now).copied().collect();

@@ -49,9 +49,14 @@ fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Help and version are no errors; bad input is one line of what is wrong, and exit code 1.
-            let _ = error.print();
-            return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+            // Help and version are no errors; a group without a command shows its help.
+            use clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand as NoCommand;
+            if !error.use_stderr() || error.kind() == NoCommand {
+                let _ = error.print();
+                return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+            }
+            eprintln!("{}", one_line(&error.to_string()));
+            return ExitCode::FAILURE;
         }
     };
     let host = arguments
@@ -83,6 +88,13 @@ fn run_client(command: cli::Command, host: &str) -> Result<ExitCode, String> {
     runtime.block_on(cli::run(command, host)).map(|()| ExitCode::SUCCESS).map_err(|error| error.to_string())
 }
 
+/// The first paragraph of a usage error, which says what is wrong, on one line.
+fn one_line(text: &str) -> String {
+    let text = text.trim().trim_start_matches("error: ");
+    let paragraph = text.split("\n\n").next().unwrap_or(text);
+    paragraph.lines().map(str::trim).collect::<Vec<_>>().join(" ") + " (see `skep --help`)"
+}
+
 /// An error with all that caused it, on one line.
 pub(crate) fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -95,4 +107,23 @@ pub(crate) fn describe(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_usage_error_is_one_line() {
+        let error = Arguments::try_parse_from(["skep", "swarm", "join", "1.2.3.4:2377"]).unwrap_err();
+        let line = one_line(&error.to_string());
+        assert!(!line.contains('\n'), "{line}");
+        assert!(line.contains("--token"), "{line}");
+    }
 }
