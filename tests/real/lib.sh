@@ -55,10 +55,10 @@ skep_at() { local node=$1; shift; timeout "${command_limit:-60}" "$SKEP" -H "${h
 running() { docker_at "${2:-1}" service ps --filter desired-state=running --format '{{.CurrentState}}' "$1" | grep -c '^Running'; }
 runs() { [ "$(running "$1" "${3:-1}")" = "$2" ]; }
 
-# node_of TASK_NAME [VIA]: the number of the node on which the task runs. Host names end in it.
+# node_of SERVICE [VIA]: the number of the node on which the one task of the service runs. Host names end in it.
 node_of() {
-    docker_at "${2:-1}" service ps --filter desired-state=running --format '{{.Name}} {{.CurrentState}} {{.Node}}' "${1%.*}" |
-        awk -v t="$1" '$1 == t && $2 == "Running" { sub(/.*-/, "", $NF); print $NF }'
+    docker_at "${2:-1}" service ps --filter desired-state=running --format '{{.CurrentState}} {{.Node}}' "$1" |
+        awk '$1 == "Running" { sub(/.*-/, "", $NF); print $NF }'
 }
 
 # leader VIA: the number of the node that leads, as VIA knows.

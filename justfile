@@ -1,0 +1,51 @@
+# Every command a contributor runs. `just` lists them. Building, testing and running need root and Rust alone; what a
+# recipe needs beyond that stands above it.
+
+release := "target/" + arch() + "-unknown-linux-gnu/release/skep"
+
+# list the recipes
+default:
+    @just --list --unsorted
+
+# build the program for every day (target/…/debug/skep)
+build:
+    cargo build --workspace
+
+# build the program to ship (target/…/release/skep)
+release:
+    cargo build --release -p skep
+
+# run all tests that need root and the toolchain alone
+test:
+    cargo test --workspace
+
+# formatting and clippy, as CI judges them; changes nothing
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# licences, banned crates and sources of all dependencies, without network; needs cargo-deny
+deny:
+    cargo deny --offline check --hide-inclusion-graph licenses bans sources
+
+# known security faults of the dependencies; needs cargo-deny and the network, for the database
+advisories:
+    cargo deny check --hide-inclusion-graph advisories
+
+# show the main job: a service that answers on every node and outlives its leader
+demo:
+    cargo run --release -- playground demo
+
+# nginx, redis and dnsmasq on three nodes; needs docker (the client), curl, umoci, skopeo, redis-tools, bind9-dnsutils
+real: release
+    SKEP={{ release }} tests/real/run.sh target/real-images
+
+# our figures beside Docker's, in one run; needs what `real` needs and docker.io (dockerd)
+bench *WHAT: release
+    tests/real/images.sh target/real-images
+    SKEP={{ release }} tests/bench/run.sh {{ WHAT }}
+
+# repair what can be repaired by itself: formatting and clippy's suggestions
+fix:
+    cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+    cargo fmt --all
