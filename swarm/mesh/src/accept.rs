@@ -5,6 +5,7 @@
 //!              | unknown: ignored             | no or foreign certificate: TLS alert   | wrong class, not admitted:
 //!              |                              | 10 s: dropped                          |   closed
 //! too many handshakes at once: first a proof of address (Retry), then refused
+//! joins: always a proof of address, places of their own and few of them per address (see `join_limit`)
 //! ```
 
 use std::sync::Arc;
@@ -42,6 +43,10 @@ enum AcceptError {
     Answer(#[from] quinn::WriteError),
     #[error("too many peers")]
     TooManyPeers,
+    #[error("another running process has the identity of node {0}")]
+    Duplicate(String),
+    #[error("not taken: {}", .0.reason())]
+    NotTaken(CloseCode),
 }
 
 pub(crate) async fn run(inner: Arc<Inner>) {
@@ -55,16 +60,23 @@ fn take(inner: &Arc<Inner>, incoming: Incoming) {
         incoming.ignore();
         return;
     };
-    if inner.handshakes.available_permits() < PROOF_BELOW && !incoming.remote_address_validated() {
+    let joins = purpose == Purpose::Join;
+    let places = if joins { &inner.joins } else { &inner.handshakes };
+    if (joins || places.available_permits() < PROOF_BELOW) && !incoming.remote_address_validated() {
         // A caller that has proven its address already cannot be asked again; dropping refuses it.
         let _ = incoming.retry();
         return;
     }
-    let Ok(permit) = inner.handshakes.clone().try_acquire_owned() else {
+    let Ok(permit) = places.clone().try_acquire_owned() else {
         incoming.refuse();
         return;
     };
     let remote = socket::canonical(incoming.remote_address());
+    let place = if joins { join::Place::take(inner, remote.ip()) } else { None };
+    if joins && place.is_none() {
+        incoming.refuse();
+        return;
+    }
     let config = inner.credentials().server(purpose);
     let task_inner = inner.clone();
     inner.spawn(async move {
@@ -91,7 +103,7 @@ fn take(inner: &Arc<Inner>, incoming: Incoming) {
             }
             Purpose::Join => join::serve(&inner, connecting, remote).await,
         }
-        drop(permit);
+        drop((permit, place));
     });
 }
 
@@ -104,6 +116,12 @@ async fn welcome(inner: &Arc<Inner>, connection: &Connection, class: Class) -> R
     let hello = Hello::read(&mut recv).await?;
     if hello.class != class {
         return Err(AcceptError::OtherClass { dialled: class, said: hello.class });
+    }
+    if let Some(known) = inner.peer(&peer.node_id)
+        && known.refuses(hello.incarnation)
+    {
+        known.warn_of_duplicate(socket::canonical(connection.remote_address()), hello.incarnation);
+        return Err(AcceptError::Duplicate(peer.node_id));
     }
     let ours = Hello { incarnation: inner.incarnation, class };
     let mut parts = opening(StreamType::Hello, 0, ours.encode());
@@ -124,14 +142,15 @@ async fn welcome(inner: &Arc<Inner>, connection: &Connection, class: Class) -> R
         sequence,
         Instant::now(),
     );
-    serve::start(inner, &known, link);
-    Ok(())
+    serve::start(inner, &known, link).map_err(AcceptError::NotTaken)
 }
 
 fn reject(connection: &Connection, error: &AcceptError) {
     let code = match error {
         AcceptError::NotAdmitted(_) => CloseCode::Refused,
         AcceptError::TooManyPeers => CloseCode::TooMany,
+        AcceptError::Duplicate(_) => CloseCode::Duplicate,
+        AcceptError::NotTaken(why) => *why,
         _ => CloseCode::Protocol,
     };
     code.close(connection);

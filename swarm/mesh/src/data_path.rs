@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use quinn::SendDatagramError;
+use tokio::sync::watch;
 
 use crate::class::Class;
 use crate::dial;
@@ -18,12 +19,16 @@ use crate::peer::Peer;
 pub struct DataPath {
     inner: Arc<Inner>,
     peer: Arc<Peer>,
+    /// Says, for the price of reading a counter, whether `link` is still the current connection.
+    current: watch::Receiver<Option<Arc<Link>>>,
     link: Option<Arc<Link>>,
 }
 
 impl DataPath {
     pub(crate) fn new(inner: Arc<Inner>, peer: Arc<Peer>) -> Self {
-        Self { inner, peer, link: None }
+        let mut current = peer.slot(Class::Data).current.subscribe();
+        current.mark_changed();
+        Self { inner, peer, current, link: None }
     }
 
     /// Whose way it is.
@@ -31,32 +36,38 @@ impl DataPath {
         &self.peer.node_id
     }
 
-    /// Sends one datagram, never waiting. When the socket cannot keep up, the oldest ones waiting are dropped.
+    /// Sends one datagram, never waiting. When the socket cannot keep up, the oldest ones waiting are dropped. While no
+    /// connection is up, a bounded number is held.
     ///
-    /// `ConnectionLost` once after a connection broke; the next call looks for another. `UnknownPeer` after the peer
-    /// was removed: this handle is of no more use.
+    /// `UnknownPeer` after the peer was removed: this handle is of no more use.
     pub fn send(&mut self, datagram: Bytes) -> Result<(), DatagramError> {
+        self.refresh();
         if let Some(link) = &self.link {
-            // A better connection makes this one drain; noticed at the next loss or here, whichever is first.
-            return match link.connection.send_datagram(datagram) {
-                Ok(()) => Ok(()),
-                Err(error) => {
-                    if !matches!(error, SendDatagramError::TooLarge) {
-                        self.link = None;
-                    }
-                    Err(describe(&error))
-                }
-            };
+            match link.connection.send_datagram(datagram.clone()) {
+                Ok(()) => return Ok(()),
+                Err(SendDatagramError::TooLarge) => return Err(DatagramError::TooLarge),
+                // It broke just now: as if there were none.
+                Err(_) => self.link = None,
+            }
         }
         self.send_uncached(datagram)
     }
 
     /// The largest datagram that `send` takes now; nothing while no connection is up.
     pub fn max_datagram(&mut self) -> Option<usize> {
-        if self.link.as_ref().is_none_or(|link| link.is_closed()) {
-            self.link = self.peer.slot(Class::Data).current();
+        self.refresh();
+        self.link.as_ref().filter(|link| !link.is_closed())?.connection.max_datagram_size()
+    }
+
+    /// A connection that another has replaced is used no more: it will be closed soon.
+    fn refresh(&mut self) {
+        // An error says that the peer is gone; `send_uncached` will find out.
+        if self.current.has_changed().unwrap_or(true) {
+            self.link = self.current.borrow_and_update().clone();
+            if self.link.is_some() {
+                self.peer.slot(Class::Data).note_demand(self.inner.epoch, Instant::now());
+            }
         }
-        self.link.as_ref()?.connection.max_datagram_size()
     }
 
     fn send_uncached(&mut self, datagram: Bytes) -> Result<(), DatagramError> {
@@ -67,29 +78,11 @@ impl DataPath {
             return Err(DatagramError::UnknownPeer);
         }
         let slot = self.peer.slot(Class::Data);
-        if let Some(link) = slot.current() {
-            let sent = link.connection.send_datagram(datagram).map_err(|error| describe(&error));
-            if sent.is_ok() {
-                slot.note_demand(self.inner.epoch, Instant::now());
-                self.link = Some(link);
-            }
-            return sent;
-        }
         let taken = slot.queue(datagram);
         slot.note_demand(self.inner.epoch, Instant::now());
         dial::ensure(&self.inner, &self.peer, Class::Data);
         // It may have come up since we looked.
         slot.flush();
         if taken { Ok(()) } else { Err(DatagramError::QueueFull) }
-    }
-}
-
-fn describe(error: &SendDatagramError) -> DatagramError {
-    match error {
-        SendDatagramError::TooLarge => DatagramError::TooLarge,
-        // Data connections have datagrams on at both ends, or are none of ours.
-        SendDatagramError::UnsupportedByPeer
-        | SendDatagramError::Disabled
-        | SendDatagramError::ConnectionLost(_) => DatagramError::ConnectionLost,
     }
 }

@@ -8,20 +8,21 @@
 //!    +-------------------------------+--------------------- lost, not wanted ---------------+
 //! removed or mesh closed: the task ends, from every state.
 //! ```
-//! While dialling, a new attempt starts at every step of the backoff and earlier ones go on, so that a slow path has
-//! time and a node that has just come back is found at once.
+//! While dialling, a new attempt starts at every step of the backoff: a lost first packet is repeated by QUIC ever more
+//! slowly, a new attempt is not. One attempt per address goes on for long, so that a slow path has time.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use quinn::Connection;
+use quinn::{Connection, ConnectionError};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::accept::identify;
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, Pace};
 use crate::class::Class;
 use crate::identity::PeerIdentity;
 use crate::inner::Inner;
@@ -30,10 +31,14 @@ use crate::peer::Peer;
 use crate::serve;
 use crate::wire::{Hello, StreamType, opening};
 
-/// How long one attempt may take; several round trips of a very slow path.
+/// How long one attempt per address may take; several round trips of a very slow path.
 const ATTEMPT: Duration = Duration::from_secs(5);
-/// Attempts in flight to one peer, over all its addresses.
-const MAX_ATTEMPTS: usize = 8;
+/// How long the others may take; a round trip of a slow path. Not longer, so that there is always room for a new one.
+const SHORT_ATTEMPT: Duration = Duration::from_millis(1200);
+/// Attempts in flight to one peer, over all its addresses. One address has about six.
+const MAX_ATTEMPTS: usize = 32;
+/// A peer that was heard within this time is expected back.
+const EXPECTED: Duration = Duration::from_secs(600);
 /// A connection that nothing has asked for since is not dialled again.
 const LINGER: Duration = Duration::from_secs(60);
 /// A connection that lasted this long was a success: the backoff starts over.
@@ -73,18 +78,48 @@ async fn run(inner: Arc<Inner>, peer: Arc<Peer>, class: Class) {
     }
 }
 
+/// Dials once more although a connection is up, as when both sides dial at once.
+#[cfg(test)]
+pub(crate) async fn again(inner: &Arc<Inner>, peer: &Arc<Peer>, class: Class) {
+    for address in peer.addresses() {
+        if let Ok((connection, identity)) = shake_hands(inner, &peer.node_id, class, address).await
+            && let Ok(link) = greet(inner, connection, identity, class).await
+            && serve::start(inner, peer, link).is_ok()
+        {
+            return;
+        }
+    }
+}
+
 /// Dials until a connection is up, whoever dialled it, or nothing wants one any more.
 async fn dial(inner: &Arc<Inner>, peer: &Arc<Peer>, class: Class, backoff: &mut Backoff) {
     let slot = peer.slot(class);
     let mut current = slot.current.subscribe();
-    let mut attempts: JoinSet<Result<(), String>> = JoinSet::new();
-    loop {
-        for address in peer.addresses() {
-            if attempts.len() < MAX_ATTEMPTS {
-                attempts.spawn(attempt(inner.clone(), peer.clone(), class, address));
-            }
+    let mut attempts: JoinSet<Result<(), DialError>> = JoinSet::new();
+    let mut long: HashMap<SocketAddr, Instant> = HashMap::new();
+    let mut pace = Pace::Soon;
+    for round in 0usize.. {
+        let mut addresses = peer.addresses();
+        long.retain(|address, _| addresses.contains(address));
+        // When there is no room for all, each round begins with another one.
+        if !addresses.is_empty() {
+            let first = round % addresses.len();
+            addresses.rotate_left(first);
         }
-        let pause = tokio::time::sleep(backoff.step(rand::random()));
+        addresses.truncate(MAX_ATTEMPTS.saturating_sub(attempts.len()));
+        let now = Instant::now();
+        for address in addresses {
+            let first = long.get(&address).is_none_or(|begun| now.duration_since(*begun) >= ATTEMPT);
+            if first {
+                long.insert(address, now);
+            }
+            let patience = if first { ATTEMPT } else { SHORT_ATTEMPT };
+            attempts.spawn(attempt(inner.clone(), peer.clone(), class, address, patience));
+        }
+        let expected = peer.last_heard().is_some_and(|heard| now.saturating_duration_since(heard) < EXPECTED);
+        let pause = backoff.step(pace.max(if expected { Pace::Soon } else { Pace::Steady }), rand::random());
+        pace = Pace::Soon;
+        let pause = tokio::time::sleep(pause);
         tokio::pin!(pause);
         loop {
             tokio::select! {
@@ -93,14 +128,21 @@ async fn dial(inner: &Arc<Inner>, peer: &Arc<Peer>, class: Class, backoff: &mut 
                 Some(ended) = attempts.join_next() => match ended {
                     Ok(Ok(())) => return,
                     Ok(Err(error)) => {
-                        tracing::debug!(node_id = peer.node_id, ?class, error, "dial");
-                        peer.set_error(Some(error));
+                        tracing::debug!(node_id = peer.node_id, ?class, %error, "dial");
+                        if error.pace == Pace::Duplicate && pace != Pace::Duplicate {
+                            let longer = backoff.step(Pace::Duplicate, rand::random());
+                            pause.as_mut().reset(tokio::time::Instant::now() + longer);
+                        }
+                        pace = pace.max(error.pace);
+                        peer.set_error(Some(error.text));
                     }
                     Err(error) => tracing::error!(%error, "a dialling task died"),
                 },
                 () = &mut pause => break,
             }
         }
+        // The pause was the long one already.
+        pace = pace.min(Pace::Steady);
         let kept = class == Class::Control && peer.keep();
         let wanted = kept || slot.wanted_within(inner.epoch, Instant::now(), LINGER);
         if peer.is_removed() || !wanted {
@@ -109,20 +151,55 @@ async fn dial(inner: &Arc<Inner>, peer: &Arc<Peer>, class: Class, backoff: &mut 
     }
 }
 
+/// Why an attempt failed, and what that says about the next one.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+struct DialError {
+    text: String,
+    pace: Pace,
+}
+
+impl DialError {
+    fn new(text: impl ToString) -> Self {
+        Self { text: text.to_string(), pace: Pace::Soon }
+    }
+
+    fn steady(text: impl ToString) -> Self {
+        Self { text: text.to_string(), pace: Pace::Steady }
+    }
+
+    fn broken(error: &ConnectionError) -> Self {
+        let pace = match error {
+            _ if CloseCode::Duplicate.was(error) => Pace::Duplicate,
+            // Nobody is there yet, or somebody is about to be.
+            ConnectionError::TimedOut | ConnectionError::Reset | ConnectionError::LocallyClosed => Pace::Soon,
+            _ if CloseCode::Shutdown.was(error) || CloseCode::Superseded.was(error) => Pace::Soon,
+            // An answer that says no.
+            _ => Pace::Steady,
+        };
+        Self { text: error.to_string(), pace }
+    }
+
+    fn at(self, address: SocketAddr) -> Self {
+        Self { text: format!("{address}: {}", self.text), ..self }
+    }
+}
+
 async fn attempt(
     inner: Arc<Inner>,
     peer: Arc<Peer>,
     class: Class,
     address: SocketAddr,
-) -> Result<(), String> {
-    let connected = tokio::time::timeout(ATTEMPT, shake_hands(&inner, &peer.node_id, class, address)).await;
+    patience: Duration,
+) -> Result<(), DialError> {
+    let connected = tokio::time::timeout(patience, shake_hands(&inner, &peer.node_id, class, address)).await;
     let (connection, identity) = match connected {
         Ok(Ok(connected)) => connected,
-        Ok(Err(error)) => return Err(format!("{address}: {error}")),
-        Err(_) => return Err(format!("{address}: no answer")),
+        Ok(Err(error)) => return Err(error.at(address)),
+        Err(_) => return Err(DialError::new("no answer").at(address)),
     };
     // Another connection has come up meanwhile; the peer knows nothing of this one yet.
-    if peer.slot(class).current().is_some() {
+    if peer.slot(class).current().is_some_and(|link| !link.is_closed()) {
         CloseCode::Superseded.close(&connection);
         return Ok(());
     }
@@ -133,18 +210,24 @@ async fn attempt(
     inner.spawn(async move {
         let greeted = tokio::time::timeout(ATTEMPT, greet(&task_inner, connection, identity, class)).await;
         let outcome = match greeted {
-            Ok(Ok(link)) => {
-                peer.set_error(None);
-                serve::start(&task_inner, &peer, link);
-                Ok(())
-            }
-            Ok(Err(error)) => Err(format!("{address}: {error}")),
-            Err(_) => Err(format!("{address}: no answer to the hello")),
+            Ok(Ok(link)) => match serve::start(&task_inner, &peer, link) {
+                Ok(()) => {
+                    peer.set_error(None);
+                    Ok(())
+                }
+                Err(CloseCode::Duplicate) => {
+                    let text = CloseCode::Duplicate.reason().to_owned();
+                    Err(DialError { text, pace: Pace::Duplicate }.at(address))
+                }
+                Err(why) => Err(DialError::steady(why.reason()).at(address)),
+            },
+            Ok(Err(error)) => Err(error.at(address)),
+            Err(_) => Err(DialError::new("no answer to the hello").at(address)),
         };
         // Nobody waits any more if another connection was quicker.
         let _ = done.send(outcome);
     });
-    outcome.await.unwrap_or_else(|_| Err("the mesh closes".to_owned()))
+    outcome.await.unwrap_or_else(|_| Err(DialError::new("the mesh closes")))
 }
 
 async fn shake_hands(
@@ -152,18 +235,17 @@ async fn shake_hands(
     node_id: &str,
     class: Class,
     address: SocketAddr,
-) -> Result<(Connection, PeerIdentity), String> {
+) -> Result<(Connection, PeerIdentity), DialError> {
     let config = inner.credentials().client(class);
-    let connecting =
-        inner.endpoint.connect_with(config, address, node_id).map_err(|error| error.to_string())?;
-    let connection = connecting.await.map_err(|error| error.to_string())?;
+    let connecting = inner.endpoint.connect_with(config, address, node_id).map_err(DialError::steady)?;
+    let connection = connecting.await.map_err(|error| DialError::broken(&error))?;
     let peer = identify(&connection).map_err(|error| {
         CloseCode::Protocol.close(&connection);
-        error.to_string()
+        DialError::steady(error)
     })?;
     if peer.node_id != node_id || !inner.admits(&peer) {
         CloseCode::Refused.close(&connection);
-        return Err(CloseCode::Refused.reason().to_owned());
+        return Err(DialError::steady(CloseCode::Refused.reason()));
     }
     Ok((connection, peer))
 }
@@ -173,19 +255,28 @@ async fn greet(
     connection: Connection,
     peer: PeerIdentity,
     class: Class,
-) -> Result<Arc<Link>, String> {
-    // The server's refusal of our certificate arrives here: in TLS 1.3 the client is done first.
-    let explain = |error: String| connection.close_reason().map_or(error, |reason| reason.to_string());
-    let (mut send, mut recv) = connection.open_bi().await.map_err(|error| explain(error.to_string()))?;
-    let hello = Hello { incarnation: inner.incarnation, class };
-    let mut parts = opening(StreamType::Hello, 0, hello.encode());
-    send.write_all_chunks(&mut parts).await.map_err(|error| explain(error.to_string()))?;
-    send.finish().map_err(|error| explain(error.to_string()))?;
-    let hello = Hello::read(&mut recv).await.map_err(|error| explain(error.to_string()))?;
+) -> Result<Arc<Link>, DialError> {
+    let answered = say_hello(inner, &connection, class).await.map_err(|text| {
+        // The server's refusal of our certificate arrives here: in TLS 1.3 the client is done first.
+        connection.close_reason().map_or_else(|| DialError::steady(text), |reason| DialError::broken(&reason))
+    });
+    if answered.as_ref().is_err_and(|error| error.pace == Pace::Duplicate) {
+        inner.warn_of_own_duplicate(&peer.node_id);
+    }
+    let hello = answered?;
     if hello.class != class {
         CloseCode::Protocol.close(&connection);
-        return Err(CloseCode::Protocol.reason().to_owned());
+        return Err(DialError::steady(CloseCode::Protocol.reason()));
     }
     let sequence = inner.next_sequence();
     Ok(Link::new(connection, Arc::new(peer), class, true, hello.incarnation, sequence, Instant::now()))
+}
+
+async fn say_hello(inner: &Arc<Inner>, connection: &Connection, class: Class) -> Result<Hello, String> {
+    let (mut send, mut recv) = connection.open_bi().await.map_err(|error| error.to_string())?;
+    let hello = Hello { incarnation: inner.incarnation, class };
+    let mut parts = opening(StreamType::Hello, 0, hello.encode());
+    send.write_all_chunks(&mut parts).await.map_err(|error| error.to_string())?;
+    send.finish().map_err(|error| error.to_string())?;
+    Hello::read(&mut recv).await.map_err(|error| error.to_string())
 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use parking_lot::{Mutex, RwLock};
@@ -12,12 +12,14 @@ use tokio::runtime;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+use crate::changes::Changes;
 use crate::credentials::Credentials;
 use crate::handler::Handler;
 use crate::identity::PeerIdentity;
-use crate::join::JoinLimit;
-use crate::link::CloseCode;
+use crate::join_limit::JoinLimit;
+use crate::link::{CloseCode, Link};
 use crate::peer::Peer;
+use crate::socket;
 use crate::transport::Transports;
 
 /// Peers that an endpoint remembers; connections of further ones are refused.
@@ -33,7 +35,11 @@ pub(crate) struct Inner {
     pub(crate) incarnation: u64,
     pub(crate) epoch: Instant,
     pub(crate) handshakes: Arc<Semaphore>,
+    pub(crate) joins: Arc<Semaphore>,
     pub(crate) join_limit: Mutex<JoinLimit>,
+    pub(crate) changes: Changes,
+    /// Whether it is in the log that another process has our identity.
+    pub(crate) warned_of_duplicate: AtomicBool,
     pub(crate) credentials: RwLock<Arc<Credentials>>,
     pub(crate) transports: Transports,
     pub(crate) peers: RwLock<HashMap<String, Arc<Peer>>>,
@@ -73,12 +79,52 @@ impl Inner {
     /// Forgets a peer that only its connections had made known.
     pub(crate) fn forget_if_unconfigured(&self, peer: &Arc<Peer>) {
         let mut peers = self.peers.write();
-        let unused = !peer.is_configured() && peer.slots.iter().all(|slot| slot.links.lock().is_empty());
-        if unused && peers.get(&peer.node_id).is_some_and(|known| Arc::ptr_eq(known, peer)) {
+        if peers.get(&peer.node_id).is_some_and(|known| Arc::ptr_eq(known, peer)) && peer.remove_if_unused() {
             peers.remove(&peer.node_id);
-            peer.removed.store(true, Ordering::Release);
-            peer.slots.iter().for_each(|slot| slot.demand.notify_one());
         }
+    }
+
+    /// Takes a connection that has come up in; if that may not be, it is closed.
+    pub(crate) fn install(&self, peer: &Peer, link: &Arc<Link>, now: Instant) -> Result<(), CloseCode> {
+        let installed = peer.install(link, now, &self.changes);
+        if let Err(why) = installed {
+            if why == CloseCode::Duplicate {
+                peer.warn_of_duplicate(socket::canonical(link.connection.remote_address()), link.incarnation);
+            }
+            link.close(why);
+        }
+        self.report(peer);
+        installed
+    }
+
+    /// Takes a connection that has broken out.
+    pub(crate) fn uninstall(&self, peer: &Peer, link: &Link) {
+        peer.uninstall(link, Instant::now(), &self.changes);
+        self.report(peer);
+    }
+
+    /// Closes all connections to a peer for good.
+    pub(crate) fn remove(&self, peer: &Peer) {
+        peer.remove(Instant::now(), &self.changes);
+        self.report(peer);
+    }
+
+    /// Says once, in the log, that peers refuse us because of our twin.
+    pub(crate) fn warn_of_own_duplicate(&self, by: &str) {
+        if !self.warned_of_duplicate.swap(true, Ordering::AcqRel) {
+            tracing::error!(
+                node_id = self.node_id,
+                refused_by = by,
+                "another running process has this node's identity (a cloned machine?), and the swarm talks to that \
+                 one; let one of the two leave and join as a node of its own"
+            );
+        }
+    }
+
+    /// Must be called without any lock held.
+    fn report(&self, peer: &Peer) {
+        self.changes
+            .deliver(&peer.node_id, |identity, connected| self.handler.peer_changed(identity, connected));
     }
 
     /// Whether a peer may be connected to: certificate, cluster, removed ones, the handler's opinion.

@@ -9,12 +9,12 @@
 //! ```
 //! One stream, one message each way; a join that breaks half-way leaves nothing with the mesh.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use quinn::{Connecting, Endpoint, EndpointConfig, TokioRuntime, VarInt};
+use quinn::{Connecting, ConnectionError, Endpoint, EndpointConfig, TokioRuntime, VarInt};
 
 use crate::ca::MAX_CSR;
 use crate::frame::read_bytes;
@@ -26,14 +26,14 @@ use crate::token::{CaDigest, JoinToken};
 use crate::wire::{self, StreamType};
 use crate::{socket, transport};
 
-/// Joins that are looked at at once, then ...
-const JOIN_BURST: u32 = 32;
-/// ... one more every so often. Guessing a 128-bit secret at this rate takes for ever; a rack that boots does not.
-const JOIN_EVERY: Duration = Duration::from_millis(100);
 /// Time for a joiner's whole visit, the handler's decision (a Raft write) included.
 const VISIT: Duration = Duration::from_secs(20);
 /// A joiner's own time for one address.
 const ATTEMPT: Duration = Duration::from_secs(5);
+/// Pause before busy managers are asked again; varied by half.
+const BUSY_PAUSE: Duration = Duration::from_millis(400);
+/// QUIC's own word for "too many handshakes" (RFC 9000, 20.1).
+const CONNECTION_REFUSED: u64 = 2;
 /// What callers may send beside the fixed fields, bytes.
 const MAX_EXTRA: usize = 64 << 10;
 /// A whole message, bytes.
@@ -137,6 +137,7 @@ pub enum JoinError {
 }
 
 /// Joins by the first manager that answers. A refusal and a foreign CA are final; silence moves on to the next one.
+/// Managers that are too busy are asked again while there is time.
 pub async fn join(options: JoinOptions) -> Result<JoinReply, JoinError> {
     let JoinOptions { remotes, request, bind, timeout } = options;
     let too_large =
@@ -154,19 +155,28 @@ pub async fn join(options: JoinOptions) -> Result<JoinReply, JoinError> {
     let endpoint = Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))
         .map_err(JoinError::Socket)?;
     let started = Instant::now();
+    let left = || timeout.saturating_sub(started.elapsed());
     let mut outcome = Err(JoinError::NoAnswer { address: first, waited: timeout });
-    for address in remotes {
-        let left = timeout.saturating_sub(started.elapsed());
-        if left.is_zero() {
+    'rounds: loop {
+        let mut busy = false;
+        for &address in &remotes {
+            if left().is_zero() {
+                break 'rounds;
+            }
+            outcome = ask(&endpoint, address, &request, left()).await;
+            match &outcome {
+                Err(JoinError::Refused { error, .. }) if error.code == RemoteError::BUSY => busy = true,
+                Ok(_) | Err(JoinError::Refused { .. } | JoinError::WrongCa { .. } | JoinError::Tls(_)) => {
+                    break 'rounds;
+                }
+                Err(_) => {}
+            }
+        }
+        let pause = BUSY_PAUSE.mul_f64(0.5 + rand::random::<f64>());
+        if !busy || pause > left() {
             break;
         }
-        outcome = ask(&endpoint, address, &request, left).await;
-        if matches!(
-            outcome,
-            Ok(_) | Err(JoinError::Refused { .. } | JoinError::WrongCa { .. } | JoinError::Tls(_))
-        ) {
-            break;
-        }
+        tokio::time::sleep(pause).await;
     }
     endpoint.close(VarInt::from_u32(0), b"done");
     // So that the manager sees the end at once; nothing is lost if it does not.
@@ -193,6 +203,7 @@ async fn ask(
             let seen = *seen.lock();
             return Err(match seen {
                 Some(seen) if seen != expected => JoinError::WrongCa { address, expected, seen },
+                _ if is_refusal(&error) => JoinError::Refused { address, error: busy() },
                 _ => failed(error.to_string()),
             });
         }
@@ -219,12 +230,40 @@ async fn ask(
     }
 }
 
+fn is_refusal(error: &ConnectionError) -> bool {
+    matches!(error, ConnectionError::ConnectionClosed(close) if u64::from(close.error_code) == CONNECTION_REFUSED)
+}
+
+fn busy() -> RemoteError {
+    RemoteError::new(RemoteError::BUSY, "too many nodes are joining; try again")
+}
+
+/// A caller's place in the limit, given back however the visit ends.
+pub(crate) struct Place {
+    inner: Arc<Inner>,
+    address: IpAddr,
+}
+
+impl Place {
+    /// Nothing if the caller has as many as it may.
+    pub(crate) fn take(inner: &Arc<Inner>, address: IpAddr) -> Option<Self> {
+        let entered = inner.join_limit.lock().enter(address, Instant::now());
+        entered.then(|| Self { inner: inner.clone(), address })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.inner.join_limit.lock().leave(self.address);
+    }
+}
+
 /// The manager's side of one join.
 pub(crate) async fn serve(inner: &Arc<Inner>, connecting: Connecting, remote: SocketAddr) {
     let visit = async {
         let connection = connecting.await.map_err(|error| error.to_string())?;
         let (mut send, mut recv) = connection.accept_bi().await.map_err(|error| error.to_string())?;
-        let result = if inner.join_limit.lock().admit(Instant::now()) {
+        let result = if inner.join_limit.lock().admit(remote.ip(), Instant::now()) {
             let opening = wire::read_opening(&mut recv).await.map_err(|error| error.to_string())?;
             if opening.stream_type != StreamType::Join || opening.len > MAX_MESSAGE {
                 return Err("no join request".to_owned());
@@ -235,10 +274,11 @@ pub(crate) async fn serve(inner: &Arc<Inner>, connecting: Connecting, remote: So
                 None => Err(RemoteError::new(RemoteError::MALFORMED, "malformed join request")),
             }
         } else {
-            Err(RemoteError::new(RemoteError::BUSY, "too many nodes are joining; try again"))
+            Err(busy())
         };
-        if let Err(error) = &result {
-            tracing::info!(%remote, %error, "join refused");
+        match &result {
+            Ok(_) => inner.join_limit.lock().give_back(remote.ip()),
+            Err(error) => tracing::info!(%remote, %error, "join refused"),
         }
         let mut parts = wire::answer(result.map(|reply| reply.encode()));
         send.write_all_chunks(&mut parts).await.map_err(|error| error.to_string())?;
@@ -304,44 +344,10 @@ fn decode(mut body: Bytes) -> Option<[Bytes; 3]> {
     Some([field()?, field()?, field()?])
 }
 
-/// A token bucket over all joiners.
-#[derive(Debug)]
-pub(crate) struct JoinLimit {
-    left: u32,
-    refilled: Instant,
-}
-
-impl JoinLimit {
-    pub(crate) fn new(now: Instant) -> Self {
-        Self { left: JOIN_BURST, refilled: now }
-    }
-
-    pub(crate) fn admit(&mut self, now: Instant) -> bool {
-        let due = now.saturating_duration_since(self.refilled).as_millis() / JOIN_EVERY.as_millis();
-        let due = u32::try_from(due).unwrap_or(u32::MAX);
-        if due > 0 {
-            self.left = self.left.saturating_add(due).min(JOIN_BURST);
-            self.refilled = now;
-        }
-        let admitted = self.left > 0;
-        self.left -= u32::from(admitted);
-        admitted
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    #[test]
-    fn joins_are_rate_limited() {
-        let start = Instant::now();
-        let mut limit = JoinLimit::new(start);
-        assert_eq!((0..100).filter(|_| limit.admit(start)).count(), JOIN_BURST as usize);
-        assert_eq!((0..100).filter(|_| limit.admit(start + JOIN_EVERY * 3)).count(), 3);
-        assert_eq!((0..100).filter(|_| limit.admit(start + JOIN_EVERY * 1000)).count(), JOIN_BURST as usize);
-    }
 
     #[test]
     fn messages_round_trip() {

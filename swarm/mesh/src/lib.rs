@@ -29,13 +29,16 @@ pub mod wire_limits {
 mod accept;
 mod backoff;
 mod base36;
+mod changes;
 mod class;
 mod congestion;
 mod credentials;
 mod data_path;
 mod dial;
 mod error;
+mod incarnations;
 mod inner;
+mod join_limit;
 mod link;
 mod liveness;
 mod open;

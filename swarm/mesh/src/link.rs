@@ -30,6 +30,7 @@ pub(crate) enum CloseCode {
     Restarted,
     Protocol,
     TooMany,
+    Duplicate,
 }
 
 impl CloseCode {
@@ -43,6 +44,7 @@ impl CloseCode {
             Self::Restarted => "the node has restarted",
             Self::Protocol => "protocol violation",
             Self::TooMany => "too many connections",
+            Self::Duplicate => "another running process has this node's identity",
         }
     }
 
@@ -56,7 +58,13 @@ impl CloseCode {
             Self::Restarted => 5,
             Self::Protocol => 6,
             Self::TooMany => 7,
+            Self::Duplicate => 8,
         })
+    }
+
+    /// Whether the other side closed a connection for this reason.
+    pub(crate) fn was(self, error: &quinn::ConnectionError) -> bool {
+        matches!(error, quinn::ConnectionError::ApplicationClosed(closed) if closed.error_code == self.code())
     }
 
     pub(crate) fn close(self, connection: &quinn::Connection) {

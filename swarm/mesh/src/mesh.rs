@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use tokio::runtime;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+use crate::changes::Changes;
 use crate::class::Class;
 use crate::credentials::Credentials;
 use crate::data_path::DataPath;
@@ -19,8 +20,9 @@ use crate::error::{DatagramError, MeshError, RequestError, StreamError};
 use crate::handler::Handler;
 use crate::identity::Identity;
 use crate::inner::{Inner, MAX_REMOVED};
-use crate::join::JoinLimit;
-use crate::link::{CloseCode, Link};
+use crate::join_limit::JoinLimit;
+use crate::link::Link;
+use crate::open::Patience;
 use crate::status::PeerStatus;
 use crate::stream::{RecvStream, SendStream};
 use crate::transport::{self, Transports};
@@ -33,6 +35,10 @@ pub const DEFAULT_PORT: u16 = 2377;
 pub const CONNECT_WAIT: Duration = Duration::from_secs(3);
 /// Unauthenticated handshakes in progress.
 const MAX_HANDSHAKES: usize = 128;
+/// Joins in progress; fewer, and not of the same kind: whoever fills them keeps no member out.
+const MAX_JOINS: usize = 32;
+/// How long a stream's header may take beside the wait for a connection.
+const HEADER_WAIT: Duration = Duration::from_secs(1);
 /// How long `close` waits for the peers to take notice.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
 
@@ -99,7 +105,10 @@ impl Mesh {
             incarnation: rand::random(),
             epoch: Instant::now(),
             handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
+            joins: Arc::new(Semaphore::new(MAX_JOINS)),
             join_limit: Mutex::new(JoinLimit::new(Instant::now())),
+            changes: Changes::default(),
+            warned_of_duplicate: AtomicBool::new(false),
             credentials: RwLock::new(Arc::new(credentials)),
             transports,
             peers: RwLock::default(),
@@ -107,7 +116,8 @@ impl Mesh {
             closed: watch::Sender::new(false),
             tasks: Mutex::new(JoinSet::new()),
             runtime: runtime::Handle::current(),
-            sequence: AtomicU64::new(0),
+            // 0 stands for none (`peer::Peer::session`).
+            sequence: AtomicU64::new(1),
         });
         inner.spawn(accept::run(inner.clone()));
         inner.spawn(ticker::run(inner.clone()));
@@ -183,14 +193,7 @@ impl Mesh {
         }
         drop(removed);
         let Some(peer) = self.inner.peers.write().remove(node_id) else { return };
-        peer.removed.store(true, Ordering::Release);
-        for slot in &peer.slots {
-            slot.drop_queued();
-            for link in slot.links.lock().iter() {
-                link.close(CloseCode::Removed);
-            }
-            slot.demand.notify_one();
-        }
+        self.inner.remove(&peer);
     }
 
     /// Asks a peer over the control connection. `timeout` covers everything, waiting for a connection included (which
@@ -206,9 +209,9 @@ impl Mesh {
         let lost =
             |reason: String| RequestError::ConnectionLost { node_id: node_id.to_owned(), kind, reason };
         let started = Instant::now();
-        let wait = timeout.min(CONNECT_WAIT);
+        let patience = Patience { connect: timeout.min(CONNECT_WAIT), whole: timeout };
         let (mut send, mut recv, held) =
-            self.inner.open(node_id, Class::Control, StreamType::Request, kind, body, wait).await?;
+            self.inner.open(node_id, Class::Control, StreamType::Request, kind, body, patience).await?;
         let answered = async {
             send.finish().map_err(|error| lost(error.to_string()))?;
             wire::read_answer(&mut recv).await.map_err(|error| lost(reason(held.link(), &error)))
@@ -223,7 +226,8 @@ impl Mesh {
     }
 
     /// Opens a stream to a peer's [`Handler::stream`]. `Class::Control` for sessions, `Class::Bulk` for big data;
-    /// `Class::Data` has no streams. Waits at most [`CONNECT_WAIT`] for a connection.
+    /// `Class::Data` has no streams. Waits at most [`CONNECT_WAIT`] for a connection, and a second more until the
+    /// header is on its way.
     pub async fn open_stream(
         &self,
         node_id: &str,
@@ -234,8 +238,9 @@ impl Mesh {
         if class == Class::Data {
             return Err(StreamError::NoStreams(class));
         }
+        let patience = Patience { connect: CONNECT_WAIT, whole: CONNECT_WAIT + HEADER_WAIT };
         let (send, recv, held) =
-            self.inner.open(node_id, class, StreamType::Stream, kind, header, CONNECT_WAIT).await?;
+            self.inner.open(node_id, class, StreamType::Stream, kind, header, patience).await?;
         Ok((SendStream::new(send, held.clone()), RecvStream::new(recv, held)))
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use quinn::VarInt;
 
 use crate::class::Class;
 use crate::dial;
@@ -13,8 +14,14 @@ use crate::link::{Link, Use};
 use crate::peer::Peer;
 use crate::wire::{self, MAX_BODY, StreamType};
 
-/// A body that has begun to flow gets this long at least.
-const WRITE_WAIT: Duration = Duration::from_secs(1);
+/// How long to wait, from now.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// For a connection and room for a stream on it.
+    pub(crate) connect: Duration,
+    /// For all of it; not less.
+    pub(crate) whole: Duration,
+}
 
 impl Inner {
     /// The current connection of a class, waiting for one (and asking for it to be dialled) if need be.
@@ -43,7 +50,8 @@ impl Inner {
         })
     }
 
-    /// Opens a stream and writes its opening. Before the opening is written, a connection that breaks is replaced.
+    /// Opens a stream and writes its opening, body included. Before that is written, a connection that breaks is
+    /// replaced.
     pub(crate) async fn open(
         self: &Arc<Self>,
         node_id: &str,
@@ -51,7 +59,7 @@ impl Inner {
         stream_type: StreamType,
         kind: u16,
         body: Bytes,
-        wait: Duration,
+        patience: Patience,
     ) -> Result<(quinn::SendStream, quinn::RecvStream, Use), RequestError> {
         if self.is_closed() {
             return Err(RequestError::Closed);
@@ -61,40 +69,39 @@ impl Inner {
         }
         let peer = self.peer(node_id).ok_or_else(|| RequestError::UnknownPeer(node_id.to_owned()))?;
         let started = Instant::now();
+        let not_connected = |last_error| RequestError::NotConnected {
+            node_id: node_id.to_owned(),
+            // The wait that the caller asked for, not what was left of it.
+            waited: patience.connect,
+            last_error,
+        };
         loop {
-            let left = wait.saturating_sub(started.elapsed());
-            let link = self.connected(&peer, class, left).await.map_err(|error| match error {
-                // The wait that the caller asked for, not what was left of it.
-                RequestError::NotConnected { node_id, last_error, .. } => {
-                    RequestError::NotConnected { node_id, waited: wait, last_error }
-                }
+            let left = || patience.connect.saturating_sub(started.elapsed());
+            let link = self.connected(&peer, class, left()).await.map_err(|error| match error {
+                RequestError::NotConnected { last_error, .. } => not_connected(last_error),
                 error => error,
             })?;
             let Some(held) = link.begin() else {
                 tokio::task::yield_now().await;
                 continue;
             };
-            let opened =
-                tokio::time::timeout(left.max(Duration::from_millis(1)), link.connection.open_bi()).await;
-            let (mut send, recv) = match opened {
+            // A moment at least: a connection that came up at the last one is as good as any.
+            let moment = left().max(Duration::from_millis(1));
+            let (mut send, recv) = match tokio::time::timeout(moment, link.connection.open_bi()).await {
                 Ok(Ok(streams)) => streams,
                 // Nothing was sent on it: wait for its successor.
                 Ok(Err(_)) => {
-                    peer.uninstall(&link, Instant::now());
+                    self.uninstall(&peer, &link);
                     continue;
                 }
                 Err(_) => {
-                    let last_error = Some("as many streams as it allows are open".to_owned());
-                    return Err(RequestError::NotConnected {
-                        node_id: node_id.to_owned(),
-                        waited: wait,
-                        last_error,
-                    });
+                    return Err(not_connected(Some("as many streams as it allows are open".to_owned())));
                 }
             };
             let mut parts = wire::opening(stream_type, kind, body);
-            let written = send.write_all_chunks(&mut parts);
-            return match tokio::time::timeout(left.max(WRITE_WAIT), written).await {
+            let left = patience.whole.saturating_sub(started.elapsed());
+            let written = tokio::time::timeout(left, send.write_all_chunks(&mut parts)).await;
+            return match written {
                 Ok(Ok(())) => Ok((send, recv, held)),
                 // A handler that refuses a body stops the stream and answers all the same.
                 Ok(Err(quinn::WriteError::Stopped(_))) => Ok((send, recv, held)),
@@ -102,11 +109,11 @@ impl Inner {
                     let reason = error.to_string();
                     Err(RequestError::ConnectionLost { node_id: node_id.to_owned(), kind, reason })
                 }
-                Err(_) => Err(RequestError::Timeout {
-                    node_id: node_id.to_owned(),
-                    kind,
-                    timeout: left.max(WRITE_WAIT),
-                }),
+                Err(_) => {
+                    // Dropped it would count as finished. Fails only if it is closed already.
+                    let _ = send.reset(VarInt::from_u32(0));
+                    Err(RequestError::Timeout { node_id: node_id.to_owned(), kind, timeout: patience.whole })
+                }
             };
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! Both sides may dial at once. Neither connection is refused; both sides by themselves prefer the one that the smaller
 //! node id dialled, then the newer, and the other one drains (see `link`). A connection from another process of the
-//! same node (its incarnation differs) replaces all that were there: the former process is gone.
+//! same node (its incarnation differs) replaces all that were there: the former process is gone (see `incarnations`
+//! for when it is not).
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -11,10 +12,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
+use quinn::SendDatagramError;
 use tokio::sync::{Notify, watch};
 
+use crate::changes::Changes;
 use crate::class::Class;
+use crate::incarnations::Incarnations;
 use crate::link::{CloseCode, Link};
 
 /// Connections of one class to one peer: the current one and a few that drain.
@@ -31,8 +35,12 @@ pub(crate) struct Peer {
     /// Whether our id is the smaller one, so that connections that we dialled are preferred.
     we_are_smaller: bool,
     pub(crate) slots: [Slot; 3],
-    pub(crate) removed: AtomicBool,
+    removed: AtomicBool,
     state: Mutex<State>,
+    incarnations: Mutex<Incarnations>,
+    /// Number of the session (see `changes`) that control connections make; 0 for none. Changes only under the lock of
+    /// the control slot's links.
+    session: AtomicU64,
     last_heard: AtomicU64,
     epoch: Instant,
 }
@@ -63,12 +71,6 @@ struct Queued {
     bytes: usize,
 }
 
-/// What an installed connection changed.
-pub(crate) struct Installed {
-    /// It is the first one of its class.
-    pub(crate) came_up: bool,
-}
-
 impl Peer {
     pub(crate) fn new(node_id: String, own_id: &str, epoch: Instant) -> Arc<Self> {
         Arc::new(Self {
@@ -77,6 +79,8 @@ impl Peer {
             slots: Class::ALL.map(|_| Slot::new()),
             removed: AtomicBool::new(false),
             state: Mutex::default(),
+            incarnations: Mutex::default(),
+            session: AtomicU64::new(0),
             last_heard: AtomicU64::new(0),
             epoch,
         })
@@ -137,21 +141,31 @@ impl Peer {
         }
     }
 
-    /// Takes a new connection in.
-    pub(crate) fn install(&self, link: &Arc<Link>, now: Instant) -> Installed {
-        for slot in &self.slots {
-            let mut links = slot.links.lock();
-            let gone = links.extract_if(.., |other| other.incarnation != link.incarnation);
-            gone.for_each(|other| other.close(CloseCode::Restarted));
-            // The class of the new connection is settled below, in one step.
-            if !std::ptr::eq(slot, self.slot(link.class)) {
-                self.settle(slot, &mut links, now);
+    /// Takes a new connection in; an error says why it must be closed instead. The caller delivers `changes` after it.
+    pub(crate) fn install(&self, link: &Arc<Link>, now: Instant, changes: &Changes) -> Result<(), CloseCode> {
+        let mut all = self.lock_links();
+        if self.is_removed() {
+            return Err(CloseCode::Removed);
+        }
+        let mut incarnations = self.incarnations.lock();
+        if incarnations.refuses(link.incarnation, another_lives(&all, link.incarnation)) {
+            return Err(CloseCode::Duplicate);
+        }
+        for links in &mut all {
+            for former in links.extract_if(.., |other| other.incarnation != link.incarnation) {
+                incarnations.replace(former.incarnation, link.incarnation);
+                former.close(CloseCode::Restarted);
             }
         }
-        let slot = self.slot(link.class);
-        let mut links = slot.links.lock();
-        let came_up = links.is_empty();
+        drop(incarnations);
+        self.end_session_without(&all[Class::Control.index()], changes);
+        let links = &mut all[link.class.index()];
         links.push(link.clone());
+        if link.class == Class::Control && self.session.load(Ordering::Acquire) == 0 {
+            self.session.store(link.sequence, Ordering::Release);
+            changes.up(link.sequence, &link.peer);
+        }
+        let slot = self.slot(link.class);
         if links.len() > MAX_LINKS {
             let current = slot.current();
             let worst =
@@ -160,29 +174,92 @@ impl Peer {
                 links.remove(worst).close(CloseCode::TooMany);
             }
         }
-        self.settle(slot, &mut links, now);
-        drop(links);
+        for (slot, links) in self.slots.iter().zip(&all) {
+            self.settle(slot, links, now);
+        }
+        drop(all);
         if link.class == Class::Data {
             slot.flush();
         }
         slot.demand.notify_one();
-        Installed { came_up }
+        Ok(())
     }
 
-    /// Takes a connection out; true if it was the last of its class.
-    pub(crate) fn uninstall(&self, link: &Link, now: Instant) -> bool {
+    /// Takes a connection out. The caller delivers `changes` after it.
+    pub(crate) fn uninstall(&self, link: &Link, now: Instant, changes: &Changes) {
         let slot = self.slot(link.class);
         let mut links = slot.links.lock();
-        let before = links.len();
         links.retain(|other| other.sequence != link.sequence);
-        let removed = links.len() < before;
-        self.settle(slot, &mut links, now);
+        if link.class == Class::Control {
+            self.end_session_without(&links, changes);
+        }
+        self.settle(slot, &links, now);
         slot.demand.notify_one();
-        removed && links.is_empty()
+    }
+
+    /// Closes everything, for good. The caller delivers `changes` after it.
+    pub(crate) fn remove(&self, now: Instant, changes: &Changes) {
+        let mut all = self.lock_links();
+        self.removed.store(true, Ordering::Release);
+        for (slot, links) in self.slots.iter().zip(&mut all) {
+            slot.drop_queued();
+            links.drain(..).for_each(|link| link.close(CloseCode::Removed));
+            self.settle(slot, links, now);
+            slot.demand.notify_one();
+        }
+        self.end_session_without(&all[Class::Control.index()], changes);
+    }
+
+    /// Ends this peer if it has no connection.
+    pub(crate) fn remove_if_unused(&self) -> bool {
+        let all = self.lock_links();
+        let unused = !self.is_configured() && all.iter().all(|links| links.is_empty());
+        if unused {
+            self.removed.store(true, Ordering::Release);
+            self.slots.iter().for_each(|slot| slot.demand.notify_one());
+        }
+        unused
+    }
+
+    /// Whether a process of the peer must be refused because another one with the same identity lives.
+    pub(crate) fn refuses(&self, incarnation: u64) -> bool {
+        let all = self.lock_links();
+        self.incarnations.lock().refuses(incarnation, another_lives(&all, incarnation))
+    }
+
+    /// Says once, in the log, that two processes share this peer's identity.
+    pub(crate) fn warn_of_duplicate(&self, refused: SocketAddr, incarnation: u64) {
+        if !self.incarnations.lock().note_refused(incarnation) {
+            return;
+        }
+        let served = Class::ALL.into_iter().find_map(|class| self.slot(class).current());
+        let served = served.map(|link| crate::socket::canonical(link.connection.remote_address()));
+        tracing::error!(
+            node_id = self.node_id,
+            %refused,
+            ?served,
+            "two running processes use the identity of one node (a cloned machine?): the later one is served, the \
+             other is refused; let one of them join as a node of its own"
+        );
+    }
+
+    /// All classes' connections, always locked in the same order.
+    fn lock_links(&self) -> [MutexGuard<'_, Vec<Arc<Link>>>; 3] {
+        self.slots.each_ref().map(|slot| slot.links.lock())
+    }
+
+    /// Ends the session if no control connection lives.
+    fn end_session_without(&self, control: &[Arc<Link>], changes: &Changes) {
+        if control.iter().all(|link| link.is_closed()) {
+            match self.session.swap(0, Ordering::AcqRel) {
+                0 => {}
+                session => changes.down(&self.node_id, session),
+            }
+        }
     }
 
     /// Chooses the current connection and marks the others as draining.
-    fn settle(&self, slot: &Slot, links: &mut [Arc<Link>], now: Instant) {
+    fn settle(&self, slot: &Slot, links: &[Arc<Link>], now: Instant) {
         let best = links
             .iter()
             .filter(|link| !link.is_closed())
@@ -206,6 +283,10 @@ impl Peer {
 /// What makes a connection better than another one of the same class to the same process.
 fn rank(we_are_smaller: bool, we_dialled: bool, sequence: u64) -> (bool, u64) {
     (we_are_smaller == we_dialled, sequence)
+}
+
+fn another_lives(all: &[MutexGuard<'_, Vec<Arc<Link>>>; 3], incarnation: u64) -> bool {
+    all.iter().flat_map(|links| links.iter()).any(|link| link.incarnation != incarnation && !link.is_closed())
 }
 
 impl Slot {
@@ -253,8 +334,11 @@ impl Slot {
         let Some(link) = self.current() else { return };
         let queued = std::mem::take(&mut *self.queued.lock());
         for datagram in queued.datagrams {
-            // Too large for the path, or lost again: datagrams may get lost.
-            let _ = link.connection.send_datagram(datagram);
+            // One that is too large for the path is gone; if the connection is, the next one gets them.
+            if let Err(SendDatagramError::ConnectionLost(_)) = link.connection.send_datagram(datagram.clone())
+            {
+                self.queue(datagram);
+            }
         }
     }
 

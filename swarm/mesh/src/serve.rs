@@ -27,25 +27,15 @@ const MAX_BATCH: usize = 128;
 /// Time for a stream's opening and body to arrive.
 const BODY_WAIT: Duration = Duration::from_secs(30);
 
-/// Installs a connection and serves it until it breaks.
-pub(crate) fn start(inner: &Arc<Inner>, peer: &Arc<Peer>, link: Arc<Link>) {
-    if peer.is_removed() {
-        link.close(CloseCode::Removed);
-        return;
-    }
+/// Installs a connection and serves it until it breaks. One that may not be is closed.
+pub(crate) fn start(inner: &Arc<Inner>, peer: &Arc<Peer>, link: Arc<Link>) -> Result<(), CloseCode> {
     let now = Instant::now();
+    inner.install(peer, &link, now)?;
     peer.heard(now);
-    let installed = peer.install(&link, now);
-    // Removed while we installed: `remove_peer` may not have seen the connection.
-    if peer.is_removed() {
-        link.close(CloseCode::Removed);
-    }
     tracing::debug!(node_id = peer.node_id, class = ?link.class, dialled = link.dialled, "connected");
-    if installed.came_up && link.class == Class::Control {
-        inner.handler.peer_changed(&link.peer, true);
-    }
     inner.spawn(read_datagrams(inner.clone(), peer.clone(), link.clone()));
     inner.spawn(accept_streams(inner.clone(), peer.clone(), link));
+    Ok(())
 }
 
 async fn accept_streams(inner: Arc<Inner>, peer: Arc<Peer>, link: Arc<Link>) {
@@ -62,10 +52,7 @@ async fn accept_streams(inner: Arc<Inner>, peer: Arc<Peer>, link: Arc<Link>) {
         }
     };
     tracing::debug!(node_id = peer.node_id, class = ?link.class, %error, "disconnected");
-    let last = peer.uninstall(&link, Instant::now());
-    if last && link.class == Class::Control {
-        inner.handler.peer_changed(&link.peer, false);
-    }
+    inner.uninstall(&peer, &link);
     inner.forget_if_unconfigured(&peer);
 }
 

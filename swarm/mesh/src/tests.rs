@@ -2,7 +2,10 @@
 
 mod datagrams;
 mod joining;
+mod paths;
+mod relay;
 mod requests;
 mod restart;
 mod strangers;
 mod support;
+mod twins;

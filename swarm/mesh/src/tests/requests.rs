@@ -1,18 +1,21 @@
 //! Requests and streams between members.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use quinn::Endpoint;
 
 use super::support::{ECHO, FAIL, HOLD, HUGE, PATIENCE, Swarm, until};
-use crate::class::Class;
+use crate::class::{Class, Purpose};
 use crate::error::{RequestError, StreamError};
 use crate::frame::{FrameError, read_frame, write_frame};
 use crate::handler::RemoteError;
 use crate::identity::Role;
 use crate::mesh::PeerConfig;
-use crate::wire::MAX_BODY;
+use crate::tls::TlsConfigs;
+use crate::transport::Transports;
+use crate::wire::{Hello, MAX_BODY, StreamType, opening};
 
 const MANY: usize = 200;
 
@@ -87,6 +90,35 @@ async fn waiting_for_a_peer_that_is_not_there_is_bounded() {
         Err(RequestError::NotConnected { waited, .. }) => assert_eq!(waited, timeout),
         other => panic!("{other:?}"),
     }
+    a.stop().await;
+}
+
+/// A peer that is there, says hello and then reads nothing more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_nobody_takes_does_not_outlast_the_timeout() {
+    let swarm = Swarm::new();
+    let a = swarm.node("node-a").await;
+    let tls = TlsConfigs::new(&swarm.identity("node-b", Role::Manager)).unwrap();
+    let config = Transports::new(1452).server(Purpose::Mesh(Class::Control), &tls);
+    let deaf = Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
+    a.mesh.set_peer("node-b", PeerConfig { addresses: vec![deaf.local_addr().unwrap()], keep: true });
+    let connection = deaf.accept().await.unwrap().await.unwrap();
+    let (mut send, mut recv) = connection.accept_bi().await.unwrap();
+    Hello::read(&mut recv).await.unwrap();
+    let hello = Hello { incarnation: 1, class: Class::Control };
+    send.write_all_chunks(&mut opening(StreamType::Hello, 0, hello.encode())).await.unwrap();
+    send.finish().unwrap();
+    until("connected", || a.mesh.is_connected("node-b")).await;
+    let timeout = Duration::from_millis(100);
+    let asked = Instant::now();
+    let outcome = a.mesh.request("node-b", ECHO, vec![0; MAX_BODY].into(), timeout).await;
+    let took = asked.elapsed();
+    assert!(
+        matches!(outcome, Err(RequestError::Timeout { timeout: said, .. }) if said == timeout),
+        "{outcome:?}"
+    );
+    // It was a second and more; what is allowed beyond the timeout is for a busy machine.
+    assert!(took >= timeout && took < timeout + Duration::from_millis(600), "took {took:?}");
     a.stop().await;
 }
 

@@ -84,8 +84,73 @@ async fn a_quick_successor_is_found_before_the_silence() {
     let reason = before.connection.close_reason();
     assert!(matches!(reason, Some(quinn::ConnectionError::Reset)), "{reason:?}");
     assert_eq!(a.echo("node-b", b"new").await.unwrap(), "node-a:new");
+    until("reported", || changes(&a).len() == 3).await;
+    assert_eq!(changes(&a), [true, false, true]);
     a.stop().await;
     b.stop().await;
+}
+
+/// The successor calls before anything has told that its predecessor is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_that_calls_first_is_reported_after_its_predecessors_end() {
+    let swarm = Arc::new(Swarm::new());
+    let a = swarm.node("node-a").await;
+    let identity = swarm.identity("node-b", Role::Manager);
+    let (process, b) = process(&swarm, identity.clone()).await;
+    b.knows(&a);
+    b.echo("node-a", b"").await.unwrap();
+    until("a has it", || a.mesh.is_connected("node-b")).await;
+    kill(process, b).await;
+    // At another address, so that no reset tells of the end.
+    let b = swarm.start(identity, 0).await;
+    b.knows(&a);
+    assert_eq!(b.echo("node-a", b"").await.unwrap(), "node-b:");
+    until("reported", || changes(&a).len() == 3).await;
+    assert_eq!(changes(&a), [true, false, true]);
+    a.stop().await;
+    b.stop().await;
+}
+
+/// Requests notice a broken connection before its own task does, or after; the handler hears of each end either way.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_a_request_notices_is_reported() {
+    let swarm = Swarm::new();
+    let (a, b) = (swarm.node("node-a").await, swarm.node("node-b").await);
+    a.knows(&b);
+    a.echo("node-b", b"").await.unwrap();
+    let peer = a.mesh.inner().peer("node-b").unwrap();
+    let link = peer.slot(Class::Control).current().unwrap();
+    // What `open` does when a stream cannot be opened, before the connection's task has run.
+    a.mesh.inner().uninstall(&peer, &link);
+    assert!(changes(&a).starts_with(&[true, false]));
+    link.close(crate::link::CloseCode::Silent);
+    a.echo("node-b", b"").await.unwrap();
+    until("reported", || changes(&a).len() == 3).await;
+    assert_eq!(changes(&a), [true, false, true]);
+    a.stop().await;
+    b.stop().await;
+}
+
+/// A peer that is removed and named again at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn removal_is_reported_before_the_next_up() {
+    const ROUNDS: usize = 20;
+    let swarm = Swarm::new();
+    let (a, b) = (swarm.node("node-a").await, swarm.node("node-b").await);
+    for round in 0..ROUNDS {
+        a.knows(&b);
+        a.echo("node-b", b"").await.unwrap();
+        until("up", || changes(&a).len() == 2 * round + 1).await;
+        a.mesh.remove_peer("node-b");
+    }
+    until("reported", || changes(&a).len() == 2 * ROUNDS).await;
+    assert_eq!(changes(&a), [true, false].repeat(ROUNDS));
+    a.stop().await;
+    b.stop().await;
+}
+
+fn changes(node: &Node) -> Vec<bool> {
+    node.handler.changes.lock().iter().map(|change| change.1).collect()
 }
 
 /// A node in a runtime of its own, which can be taken away like a process.
