@@ -75,8 +75,13 @@ impl JoinLimit {
     /// Takes a turn for a caller that has entered.
     pub(crate) fn admit(&mut self, address: IpAddr, now: Instant) -> bool {
         let Some(source) = self.sources.get_mut(&key(address)) else { return false };
-        // The address's own first, so that what it asks beyond that costs the others nothing.
-        source.turns.take(now) && self.all.take(now)
+        // Either both or none: what an address asks beyond its own turns costs the others nothing, and what all ask
+        // beyond theirs costs the address nothing.
+        let admitted = source.turns.has(now) && self.all.take(now);
+        if admitted {
+            source.turns.take(now);
+        }
+        admitted
     }
 
     /// The node was taken in: the address gets its turn back.
@@ -116,9 +121,13 @@ impl Bucket {
         }
     }
 
-    fn take(&mut self, now: Instant) -> bool {
+    fn has(&mut self, now: Instant) -> bool {
         self.refill(now);
-        let taken = self.left > 0;
+        self.left > 0
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        let taken = self.has(now);
         self.left -= u32::from(taken);
         taken
     }
