@@ -158,6 +158,8 @@ impl Peer {
             }
         }
         drop(incarnations);
+        // Before anybody can see the connection: a peer that is connected has been heard.
+        self.heard(now);
         self.end_session_without(&all[Class::Control.index()], changes);
         let links = &mut all[link.class.index()];
         links.push(link.clone());

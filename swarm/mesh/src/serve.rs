@@ -29,9 +29,7 @@ const BODY_WAIT: Duration = Duration::from_secs(30);
 
 /// Installs a connection and serves it until it breaks. One that may not be is closed.
 pub(crate) fn start(inner: &Arc<Inner>, peer: &Arc<Peer>, link: Arc<Link>) -> Result<(), CloseCode> {
-    let now = Instant::now();
-    inner.install(peer, &link, now)?;
-    peer.heard(now);
+    inner.install(peer, &link, Instant::now())?;
     tracing::debug!(node_id = peer.node_id, class = ?link.class, dialled = link.dialled, "connected");
     inner.spawn(read_datagrams(inner.clone(), peer.clone(), link.clone()));
     inner.spawn(accept_streams(inner.clone(), peer.clone(), link));

@@ -152,7 +152,9 @@ impl Handler for Recorder {
         mut recv: RecvStream,
     ) {
         let about = format!("{} {class:?} {kind} {}", peer.node_id, String::from_utf8_lossy(&header));
-        write_frame(&mut send, about).await.unwrap();
+        if write_frame(&mut send, about).await.is_err() {
+            return;
+        }
         while let Ok(Some(frame)) = read_frame(&mut recv, 1 << 20).await {
             if write_frame(&mut send, frame).await.is_err() {
                 return;
