@@ -118,9 +118,6 @@ pub enum DatagramError {
     /// Bigger than the path takes (see `max_datagram`).
     #[error("the datagram is too large for the path")]
     TooLarge,
-    /// The connection broke just now; another is being made.
-    #[error("the connection broke")]
-    ConnectionLost,
     /// This mesh is closed.
     #[error("the mesh is closed")]
     Closed,
