@@ -24,8 +24,9 @@ lint:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets -- -D warnings
 
-# licences, banned crates and sources of all dependencies, without network; needs cargo-deny
+# licences, banned crates and sources of all dependencies; needs cargo-deny
 deny:
+    cargo fetch --locked --quiet
     cargo deny --offline check --hide-inclusion-graph licenses bans sources
 
 # known security faults of the dependencies; needs cargo-deny and the network, for the database
