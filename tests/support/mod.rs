@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 
 #[allow(unused_imports)]
 pub(crate) use http::Answer;
+#[allow(unused_imports)]
 pub(crate) use playground::Playground;
 
 /// How long a condition may take to come true. Far more than anything takes; no test measures time.

@@ -4,8 +4,10 @@ use std::fmt::Write as _;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use serde_json::Value;
 use skep_netns::Namespace;
@@ -23,6 +25,9 @@ const MACHINE: u8 = 254;
 /// Lines of each daemon's log that a failed test shows.
 const LOG_LINES: usize = 25;
 
+/// How long a command may take. Far more than any takes; a hanging one must fail its test.
+const COMMAND: Duration = Duration::from_secs(120);
+
 /// How a command ended.
 #[derive(Debug, Clone)]
 pub(crate) struct Outcome {
@@ -38,8 +43,14 @@ impl Outcome {
     /// Runs a command to its end.
     #[track_caller]
     pub(crate) fn of(command: &mut Command) -> Self {
-        let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        output.into()
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let (sender, receiver) = mpsc::channel();
+        std::thread::spawn(move || sender.send(child.wait_with_output()));
+        let output = receiver.recv_timeout(COMMAND).unwrap_or_else(|_| {
+            panic!("{command:?} has not ended, or somebody holds its output, after {} s", COMMAND.as_secs())
+        });
+        output.unwrap().into()
     }
 
     /// Fails unless this is how bad input ends: exit code 1 and one line on standard error that says this.

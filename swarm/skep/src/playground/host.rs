@@ -9,7 +9,7 @@
 //!
 //! When process 1 is killed, the kernel kills everything in the host: that is the power cut.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::IpAddr;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -133,10 +133,13 @@ pub(super) fn run_boot(record: &Record, number: u8) -> Result<ExitCode, Error> {
             | CloneFlags::CLONE_NEWPID,
     )
     .map_err(failed)?;
+    // Not the caller's standard error: who reads it to its end would wait for this host's end.
+    let log = open_log(record, number).map_err(|source| Error::Boot { number, source })?;
     let init = this_program()
         .args(["playground", "init", "--name", &record.name, &number.to_string()])
         .stdin(Stdio::inherit())
         .stdout(Stdio::null())
+        .stderr(log)
         .process_group(0)
         .spawn()
         .map_err(|source| Error::Boot { number, source })?;
@@ -172,7 +175,7 @@ pub(super) fn run_init(record: &Record, number: u8) -> Result<ExitCode, Error> {
 /// Starts a host's daemon; to be called inside the host.
 pub(super) fn start_daemon(record: &Record, number: u8) -> std::io::Result<()> {
     let disk = record.disk(number);
-    let log = std::fs::OpenOptions::new().create(true).append(true).open(disk.join("log"))?;
+    let log = open_log(record, number)?;
     this_program()
         .arg("daemon")
         .arg("--root")
@@ -189,6 +192,11 @@ pub(super) fn start_daemon(record: &Record, number: u8) -> std::io::Result<()> {
         .process_group(0)
         .spawn()
         .map(drop)
+}
+
+/// What a host's daemon says.
+fn open_log(record: &Record, number: u8) -> std::io::Result<std::fs::File> {
+    std::fs::OpenOptions::new().create(true).append(true).open(record.disk(number).join("log"))
 }
 
 /// `playground hold`: the process that keeps the switch.
@@ -209,6 +217,7 @@ pub(super) fn start_fabric() -> Result<Process, Error> {
         .args(["playground", "hold"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .process_group(0)
         .spawn()
         .map_err(failed)?;
@@ -222,7 +231,11 @@ pub(super) fn start_fabric() -> Result<Process, Error> {
         _ => {
             let _ = holder.kill();
             let _ = holder.wait();
-            Err(Error::Network("the switch did not come up".to_owned()))
+            let mut reason = String::new();
+            if let Some(mut errors) = holder.stderr.take() {
+                let _ = errors.read_to_string(&mut reason);
+            }
+            Err(Error::Network(format!("the switch did not come up: {}", reason.trim())))
         }
     }
 }
