@@ -176,9 +176,10 @@ pub(crate) fn close_all_but(one: &OwnedFd, other: &OwnedFd) -> Result<(), Errno>
     Ok(())
 }
 
-/// dup3(2)-like copy to a descriptor number that nobody owns: 0, 1 and 2 of a process about to exec.
+/// dup2(2): a copy under a number of a process about to exec: 0, 1 and 2, or a descriptor that is replaced by another
+/// and stays open for its owner.
 pub(crate) fn dup_to(fd: impl AsFd, number: RawFd) -> Result<(), Errno> {
-    // SAFETY: the caller is a child between clone and exec; replacing its standard descriptors invalidates no owner.
+    // SAFETY: the caller is a child between clone and exec; a descriptor that is replaced stays open for its owner.
     result(c_long::from(unsafe { libc::dup2(fd.as_fd().as_raw_fd(), number) })).map(drop)
 }
 

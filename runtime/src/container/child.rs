@@ -1,7 +1,7 @@
 //! The container's first process, from the clone to the exec. System calls only: no allocation, no lock, no panic.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
@@ -343,7 +343,7 @@ fn make_directory(
     rustix::fs::chownat(&made, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH)
 }
 
-fn attach_root(root: &RootMount) -> Result<OwnedFd, Errno> {
+pub(super) fn attach_root(root: &RootMount) -> Result<OwnedFd, Errno> {
     let open = |over: &CStr| {
         rustix::fs::open(over, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
     };
@@ -352,7 +352,10 @@ fn attach_root(root: &RootMount) -> Result<OwnedFd, Errno> {
             let place = open(over)?;
             attach(mount.as_fd(), place.as_fd())?;
         }
-        RootMount::Legacy { over, data, .. } => {
+        RootMount::Legacy { over, data, layers } => {
+            for (path, number) in layers {
+                sys::dup_to(open(path)?, number.as_raw_fd())?;
+            }
             mount(c"overlay", over.as_c_str(), c"overlay", MountFlags::empty(), data.as_c_str())?;
         }
     }

@@ -105,8 +105,10 @@ pub(super) enum Step {
 pub(super) enum RootMount {
     /// A detached mount, and the host directory that it is attached over in the new mount namespace.
     Detached { mount: OwnedFd, over: CString },
-    /// For kernels without `lowerdir+` (before 6.5): mount(2)'s options, naming the layers by descriptor.
-    Legacy { over: CString, data: CString, _layers: Vec<OwnedFd> },
+    /// For kernels without `lowerdir+` (before 6.7): mount(2)'s options, which name the layers by the numbers of these
+    /// descriptors. The child opens the paths again under the same numbers: overlayfs takes no layer that was opened
+    /// in another mount namespace.
+    Legacy { over: CString, data: CString, layers: Vec<(CString, OwnedFd)> },
 }
 
 /// What gets mounted.

@@ -4,6 +4,7 @@ use std::ffi::{CString, OsString};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -57,7 +58,8 @@ fn overlay(lower: &[PathBuf], upper: &Path, work: &Path, over: CString) -> Resul
     }
     // Opened first: for a clear error about the one that is missing, and to name them in 256 bytes.
     let mut layers = Vec::with_capacity(lower.len() + 2);
-    for path in lower.iter().map(PathBuf::as_path).chain([upper, work]) {
+    let paths = || lower.iter().map(PathBuf::as_path).chain([upper, work]);
+    for path in paths() {
         let layer = directory(path);
         layers.push(
             layer
@@ -76,12 +78,16 @@ fn overlay(lower: &[PathBuf], upper: &Path, work: &Path, over: CString) -> Resul
         source: errno.into(),
     };
     let upper_index = lower.len();
+    let by_mount = |layers| legacy(paths().zip(layers), upper_index, over.clone());
+    if takes_any_option() {
+        return by_mount(layers);
+    }
     let set =
         |key: &str, path: &Path, index: usize| fsconfig_set_string(&context, key, name(path, &layers[index]));
     for (index, path) in lower.iter().enumerate() {
         match set("lowerdir+", path, index) {
             Ok(()) => {}
-            Err(Errno::INVAL) if index == 0 => return legacy(layers, upper_index, over),
+            Err(Errno::INVAL) if index == 0 => return by_mount(layers),
             Err(errno) => return Err(fail(format!("layer {}", path.display()), errno)),
         }
     }
@@ -93,10 +99,27 @@ fn overlay(lower: &[PathBuf], upper: &Path, work: &Path, over: CString) -> Resul
     Ok(RootMount::Detached { mount, over })
 }
 
-/// mount(2)'s one page of options for kernels before 6.5: every layer is named by its descriptor, so about 190 fit,
-/// and no character of a path needs escaping. The child has the same descriptors under the same numbers.
-fn legacy(layers: Vec<OwnedFd>, upper: usize, over: CString) -> Result<RootMount, CreateError> {
-    let names: Vec<String> = layers.iter().map(by_descriptor).collect();
+/// Whether overlayfs leaves its options unread until the mount is made, as before Linux 6.5: then `lowerdir+` seems to
+/// be taken and makes the mount fail.
+fn takes_any_option() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        // A context of its own, for the refusal stands in its log. Without one the caller fails and says why.
+        let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC);
+        context.is_ok_and(|context| fsconfig_set_string(context, "no-such-option", "").is_ok())
+    })
+}
+
+/// mount(2)'s one page of options for kernels without `lowerdir+`: every layer is named by its descriptor, so about 190
+/// fit, and no character of a path needs escaping.
+fn legacy<'a>(
+    layers: impl Iterator<Item = (&'a Path, OwnedFd)>,
+    upper: usize,
+    over: CString,
+) -> Result<RootMount, CreateError> {
+    let layers = layers.map(|(path, fd)| Ok((c_string(path.as_os_str().as_bytes(), "a layer's path")?, fd)));
+    let layers = layers.collect::<Result<Vec<_>, CreateError>>()?;
+    let names: Vec<String> = layers.iter().map(|layer| by_descriptor(&layer.1)).collect();
     let data = format!(
         "lowerdir={},upperdir={},workdir={}",
         names[..upper].join(":"),
@@ -104,9 +127,9 @@ fn legacy(layers: Vec<OwnedFd>, upper: usize, over: CString) -> Result<RootMount
         names[upper + 1]
     );
     if data.len() >= PAGE_BYTES {
-        return Err(CreateError::Unsupported(format!("{upper} layers on a kernel before 6.5")));
+        return Err(CreateError::Unsupported(format!("{upper} layers on a kernel before 6.7")));
     }
-    Ok(RootMount::Legacy { over, data: c_string(data, "overlay options")?, _layers: layers })
+    Ok(RootMount::Legacy { over, data: c_string(data, "overlay options")?, layers })
 }
 
 fn name(path: &Path, fd: &OwnedFd) -> OsString {
@@ -147,6 +170,9 @@ fn kernel_log(context: &OwnedFd) -> String {
 
 #[cfg(test)]
 mod tests {
+    use rustix::mount::{MountPropagationFlags, mount_change};
+    use rustix::thread::UnshareFlags;
+
     use super::*;
 
     #[test]
@@ -163,18 +189,34 @@ mod tests {
     }
 
     #[test]
-    fn the_old_way_names_layers_by_descriptor() {
+    fn the_old_way_mounts_in_a_namespace_of_its_own() {
         let dir = tempfile::tempdir().unwrap();
-        let layers = vec![
-            directory(dir.path()).unwrap(),
-            directory(dir.path()).unwrap(),
-            directory(dir.path()).unwrap(),
-        ];
-        let RootMount::Legacy { data, .. } = legacy(layers, 1, CString::default()).unwrap() else { panic!() };
-        let text = data.to_str().unwrap();
-        assert!(
-            text.starts_with("lowerdir=/proc/self/fd/") && text.contains(",upperdir=/proc/self/fd/"),
-            "{text}"
-        );
+        let path = |name: &str| dir.path().join(name);
+        // Characters that options in text could not carry.
+        for name in ["low:er,1", "lower\\2", "upper", "work", "over"] {
+            std::fs::create_dir(path(name)).unwrap();
+        }
+        std::fs::write(path("low:er,1").join("one"), "1").unwrap();
+        std::fs::write(path("lower\\2").join("two"), "2").unwrap();
+        // A thread with mounts of its own, as the child is a process with such.
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let paths = ["low:er,1", "lower\\2", "upper", "work"].map(path);
+                let layers = paths.iter().map(|path| (path.as_path(), directory(path).unwrap()));
+                let over = c_string(path("over").as_os_str().as_bytes(), "over").unwrap();
+                let root = legacy(layers, 2, over).unwrap();
+                sys::unshare(UnshareFlags::NEWNS).unwrap();
+                let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+                mount_change("/", private).unwrap();
+                let mount = super::super::child::attach_root(&root).unwrap();
+                for (name, text) in [("one", "1"), ("two", "2")] {
+                    let file =
+                        rustix::fs::openat(&mount, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+                    let read = std::io::read_to_string(std::fs::File::from(file.unwrap())).unwrap();
+                    assert_eq!(read, text);
+                }
+            });
+        });
+        assert_eq!(std::fs::read_dir(path("over")).unwrap().count(), 0, "the mount is seen outside");
     }
 }
