@@ -5,14 +5,14 @@
 #
 #   SKEP=path/to/skep run.sh [FOLDER_OF_IMAGES]
 set -uo pipefail
-cd "$(dirname "$0")"
+here=$(realpath "$(dirname "$0")")
 [ "$(id -u)" = 0 ] || { echo "run.sh: needs root" >&2; exit 1; }
 for tool in docker curl redis-cli dig sha256sum; do
     command -v "$tool" >/dev/null || { echo "run.sh: $tool is missing" >&2; exit 1; }
 done
-images=$(realpath -m "${1:-../../target/real-images}")
-./images.sh "$images" || exit 1
-. ./lib.sh
+images=$(realpath -m "${1:-$here/../../target/real-images}")
+"$here/images.sh" "$images" || exit 1
+. "$here/lib.sh"
 
 get() { curl -sS --max-time 5 "$@"; }
 service() { docker_at 1 service create --quiet --detach=false "$@" >"$scratch/create" 2>&1 || { cat "$scratch/create"; die "service create $*"; }; }
