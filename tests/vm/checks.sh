@@ -98,8 +98,8 @@ one_group() { [ "$(ls -d $CGROUPS/*/ | wc -l)" = 1 ]; }
 check "the hog's cgroup is gone" within 30 one_group
 
 # --- more processes than the limit lets be
-check "third service" skep service create --name forks --detach --limit-pids 4 --restart-condition none busybox:test \
-    sh -c 'sleep 99 & sleep 99 & sleep 99 & sleep 99 & sleep 99 & wait'
+check "third service" skep service create --name forks --detach --stop-grace-period 1s --limit-pids 4 \
+    --restart-condition none busybox:test sh -c 'sleep 99 & sleep 99 & sleep 99 & sleep 99 & sleep 99 & wait'
 limited() { tasks --no-trunc forks | grep '(2)'; }
 check "the pids limit holds: its shell cannot fork" within 60 limited
 check "service update" skep service update --limit-pids 16 --detach forks
@@ -126,6 +126,8 @@ check "no table is left" within 30 no_table
 is "ip_forward" "$forwarding_before" "$(cat /proc/sys/net/ipv4/ip_forward)"
 kill "$daemon"
 wait "$daemon" 2>/dev/null
+info "warnings of the daemon: $(grep -cE ' (WARN|ERROR) ' $DAEMON_LOG)"
+grep -E ' (WARN|ERROR) ' $DAEMON_LOG | sed 's/^/  /' | tail -n 10
 
 # --- three nodes in this one
 at() { skep playground exec "$@"; }
@@ -146,6 +148,22 @@ check "service create, three replicas" at 1 skep service create --name web --det
 check "three tasks run" within 60 three_run 1
 info "that took $(awk -v a="$began" '{ print $1 - a }' /proc/uptime) s"
 for number in 1 2 3; do check "node $number answers for all tasks" within 20 three_answer "10.77.0.$number"; done
+# Large segments through the TUN of a kernel that has no segmentation of UDP.
+check "image load" at 1 skep image load -i /busybox.tar
+check "a service on node 2" at 1 skep service create --name files --detach --constraint node.hostname==node-2 \
+    -p 8081:80 busybox:test sh -c 'head -c 4000000 /dev/urandom >/tmp/file; exec httpd -f -h /tmp'
+files_runs() { at 1 skep service ps files | grep -E 'Running +Running'; }
+check "runs: the image came from node 1" within 60 files_runs
+fetch() { rm -f /tmp/file && timeout 60 wget -O /tmp/file "http://10.77.0.$1:8081/file" && md5sum </tmp/file; }
+check "a file from its own node" within 20 fetch 2
+is "4 MB arrive" 4000000 "$(stat -c %s /tmp/file)"
+sum=$(md5sum </tmp/file)
+for number in 1 3; do
+    began=$(uptime_s)
+    is "the same through node $number" "$sum" "$(fetch "$number" 2>/dev/null)"
+    info "that took $(awk -v a="$began" '{ print $1 - a }' /proc/uptime) s"
+done
+
 leader=$(at 1 skep node ls | sed -n 's/.*node-\([0-9]\).*Leader.*/\1/p')
 left=$((leader == 1 ? 2 : 1))
 began=$(uptime_s)
