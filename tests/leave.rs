@@ -61,7 +61,9 @@ fn nodes_leave_without_a_trace_and_join_again() {
 
     // A manager must insist.
     let refused = playground.skep(3, &["swarm", "leave"]);
-    refused.is_refused_with("You are attempting to leave the swarm on a node that is participating as a manager");
+    refused.is_refused_with(
+        "You are attempting to leave the swarm on a node that is participating as a manager",
+    );
     assert_eq!(state_of(&playground, 3), "active");
     playground.ok(3, &["swarm", "leave", "--force"]);
     assert_eq!(state_of(&playground, 3), "inactive");
@@ -79,8 +81,11 @@ fn nodes_leave_without_a_trace_and_join_again() {
     join(&playground, 4, 2, "manager");
     let leader = playground.wait_for_leader(&[1, 2, 4], 0);
     let nodes = playground.nodes_seen_by(leader).unwrap();
-    let down: Vec<String> =
-        nodes.iter().filter(|node| text(node, "/Status/State") == "down").map(|node| text(node, "/ID")).collect();
+    let down: Vec<String> = nodes
+        .iter()
+        .filter(|node| text(node, "/Status/State") == "down")
+        .map(|node| text(node, "/ID"))
+        .collect();
     assert_eq!(down.len(), 2, "{nodes:#?}");
     for id in &down {
         playground.ok(1, &["node", "rm", id]);
@@ -126,7 +131,9 @@ fn the_last_manager_takes_the_swarm_with_it_and_may_make_another() {
         playground.create_web(1, "web", 2, PORT);
         let tasks = playground.wait_for_tasks(1, "web", 2, |_| true);
         playground.wait_for_answers(1, PORT, &tasks);
-        playground.skep(1, &["swarm", "leave"]).is_refused_with("Removing the last manager erases all current state");
+        playground
+            .skep(1, &["swarm", "leave"])
+            .is_refused_with("Removing the last manager erases all current state");
         playground.ok(1, &["swarm", "leave", "--force"]);
         assert_eq!(network_of(&playground, 1), bare);
         assert!(playground.containers(1).is_empty());

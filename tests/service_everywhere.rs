@@ -15,7 +15,8 @@ const PORT: u16 = 8080;
 fn with_web(theme: &str) -> (Playground, Vec<support::swarm::Task>) {
     let playground = Playground::up(theme, 3);
     let publish = format!("{PORT}:80");
-    let create = ["skep", "service", "create", "-d", "--name", "web", "--replicas", "3", "-p", &publish, "whoami"];
+    let create =
+        ["skep", "service", "create", "-d", "--name", "web", "--replicas", "3", "-p", &publish, "whoami"];
     playground.exec(2, &create).went_well();
     let tasks = playground.wait_for_tasks(3, "web", 3, |_| true);
     for number in playground.numbers() {
@@ -34,7 +35,11 @@ fn no_request_fails_and_all_tasks_answer_and_see_the_caller() {
     for round in 0..300_u32 {
         let number = u8::try_from(round % 3 + 1).unwrap();
         let answer = playground.call(number, PORT).unwrap_or_else(|error| panic!("request {round}: {error}"));
-        assert_eq!(answer.client.ip(), IpAddr::V4(playground.machine()), "request {round} to {number}: {answer:?}");
+        assert_eq!(
+            answer.client.ip(),
+            IpAddr::V4(playground.machine()),
+            "request {round} to {number}: {answer:?}"
+        );
         let task = tasks.iter().find(|task| task.id == answer.task_id).unwrap();
         assert_eq!(answer.task, format!("web.{}", task.slot));
         assert_eq!(answer.node, format!("node-{}", task.node));
@@ -46,12 +51,18 @@ fn no_request_fails_and_all_tasks_answer_and_see_the_caller() {
 #[test]
 fn a_host_is_seen_by_its_own_address_and_may_call_itself() {
     let (playground, tasks) = with_web("hosts");
-    let slots = |answers: &[support::Answer]| answers.iter().map(|answer| answer.task.clone()).collect::<BTreeSet<_>>();
+    let slots = |answers: &[support::Answer]| {
+        answers.iter().map(|answer| answer.task.clone()).collect::<BTreeSet<_>>()
+    };
     for (from, to) in [(3, 1), (1, 3), (2, 2)] {
         let target = (playground.address(to), PORT);
         let answers: Vec<_> = (0..30).map(|_| playground.call_from(from, target).unwrap()).collect();
         for answer in &answers {
-            assert_eq!(answer.client.ip(), IpAddr::V4(playground.address(from)), "from {from} to {to}: {answer:?}");
+            assert_eq!(
+                answer.client.ip(),
+                IpAddr::V4(playground.address(from)),
+                "from {from} to {to}: {answer:?}"
+            );
         }
         assert_eq!(slots(&answers).len(), tasks.len(), "from {from} to {to}");
     }

@@ -76,6 +76,10 @@ fn the_only_manager_comes_back_to_running_tasks() {
     });
     playground.power("start", 1);
     playground.wait_for_node(1, 2, "ready");
+    // The worker is heard again before it is given up: what it has run all the while is not replaced.
+    wait_until("the worker's task answers at the manager's address", || {
+        playground.call(1, PORT).is_ok_and(|answer| answer.task_id == on_worker.id)
+    });
     let now = playground.wait_for_tasks(1, "web", 2, |_| true);
     assert!(now.iter().any(|task| task.id == on_worker.id), "the worker's task lived: {now:#?}");
     assert_eq!(playground.container(2, &on_worker.container), before);
@@ -95,7 +99,8 @@ fn an_image_loaded_on_one_node_runs_on_all() {
     assert_eq!(loaded, "Loaded image: registry.test/team/web:1.0\n");
     let has = |number: u8| {
         let rows = playground.rows(number, &["image", "ls"]);
-        rows.iter().any(|row| text(row, "/Repository") == "registry.test/team/web" && text(row, "/Tag") == "1.0")
+        rows.iter()
+            .any(|row| text(row, "/Repository") == "registry.test/team/web" && text(row, "/Tag") == "1.0")
     };
     assert!(has(3));
     assert!(!has(1) && !has(2), "an image that nobody needs stays where it is");
@@ -114,5 +119,4 @@ fn an_image_loaded_on_one_node_runs_on_all() {
     playground.power("kill", 3);
     let now = playground.wait_for_tasks(1, "web", 3, |task| task.node != 3);
     playground.wait_for_answers(1, PORT, &now);
-    playground.skep(2, &["image", "rm", image]).is_refused_with("");
 }

@@ -72,9 +72,11 @@ pub(crate) struct Response {
 impl Response {
     fn parse(bytes: &[u8]) -> io::Result<Self> {
         let wrong = |what: &str| io::Error::other(format!("{what}: {:?}", String::from_utf8_lossy(bytes)));
-        let split = bytes.windows(4).position(|window| window == b"\r\n\r\n").ok_or_else(|| wrong("no head"))?;
+        let split =
+            bytes.windows(4).position(|window| window == b"\r\n\r\n").ok_or_else(|| wrong("no head"))?;
         let head = String::from_utf8_lossy(&bytes[..split]).to_ascii_lowercase();
-        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(|| wrong("no status"))?;
+        let status =
+            head.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(|| wrong("no status"))?;
         let rest = &bytes[split + 4..];
         let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
         let body = if head.contains("transfer-encoding: chunked") {

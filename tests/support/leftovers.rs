@@ -36,10 +36,16 @@ pub(crate) fn processes_of(name: &str) -> Vec<Process> {
     processes::all().into_iter().filter(|process| *process != own && belongs(process)).collect()
 }
 
-/// The namespaces in which a playground's processes are and this one is not.
-pub(crate) fn namespaces_of(name: &str) -> BTreeSet<String> {
+/// Every process in a namespace of a playground's, whatever the process looks like. Namespaces are known by numbers,
+/// which the kernel gives out again: only a process that was there before says that one is left.
+pub(crate) fn inside(name: &str) -> BTreeSet<Process> {
     let own = namespaces(processes::own());
-    processes_of(name).into_iter().flat_map(namespaces).filter(|namespace| !own.contains(namespace)).collect()
+    let theirs: BTreeSet<String> = processes_of(name)
+        .into_iter()
+        .flat_map(namespaces)
+        .filter(|namespace| !own.contains(namespace))
+        .collect();
+    processes::all().into_iter().filter(|process| !namespaces(*process).is_disjoint(&theirs)).collect()
 }
 
 fn namespaces(process: Process) -> BTreeSet<String> {
@@ -47,17 +53,16 @@ fn namespaces(process: Process) -> BTreeSet<String> {
     kinds.iter().map(|kind| process.namespace(kind)).filter(|namespace| !namespace.is_empty()).collect()
 }
 
-/// What is left of a playground that is down: a line for each thing. `namespaces` are those that it had.
-pub(crate) fn of(name: &str, subnet: u8, namespaces_before: &BTreeSet<String>) -> Vec<String> {
+/// What is left of a playground that is down: a line for each thing. `inside` were in its namespaces.
+pub(crate) fn of(name: &str, subnet: u8, inside: &BTreeSet<Process>) -> Vec<String> {
     let mut found = Vec::new();
     for process in processes_of(name) {
         found.push(format!("process {} {:?} in {:?}", process.pid, process.arguments(), process.cgroups()));
     }
-    let own = processes::own();
-    for process in processes::all().into_iter().filter(|process| *process != own) {
-        for namespace in namespaces(process).intersection(namespaces_before) {
-            found.push(format!("namespace {namespace} of process {}", process.pid));
-        }
+    for process in inside.iter().filter(|process| process.lives()) {
+        found.push(format!("process {} {:?}, which holds namespaces", process.pid, process.arguments()));
+    }
+    for process in processes::all() {
         for line in process.file("mountinfo").lines().filter(|line| mentions(line, name)) {
             found.push(format!("mount in the namespace of process {}: {line}", process.pid));
         }
@@ -118,5 +123,8 @@ fn others() -> Vec<u8> {
 fn cgroup_roots() -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/mounts").unwrap();
     let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    fields.filter(|fields| matches!(fields[2], "cgroup" | "cgroup2")).map(|fields| PathBuf::from(fields[1])).collect()
+    fields
+        .filter(|fields| matches!(fields[2], "cgroup" | "cgroup2"))
+        .map(|fields| PathBuf::from(fields[1]))
+        .collect()
 }

@@ -59,5 +59,8 @@ pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 /// Fails unless the test runs as root.
 #[track_caller]
 pub(crate) fn need_root() {
-    assert!(nix::unistd::geteuid().is_root(), "this test makes namespaces, links and cgroups: run it as root");
+    assert!(
+        nix::unistd::geteuid().is_root(),
+        "this test makes namespaces, links and cgroups: run it as root"
+    );
 }

@@ -42,9 +42,13 @@ pub(crate) fn snapshot(namespace: &Namespace) -> Snapshot {
 /// The names of the nftables tables, of all families.
 pub(crate) fn tables(namespace: &Namespace) -> Vec<String> {
     let list = || {
-        let netlink =
-            socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkNetFilter)
-                .unwrap();
+        let netlink = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            SockProtocol::NetlinkNetFilter,
+        )
+        .unwrap();
         let mut request = Vec::new();
         request.extend(20_u32.to_ne_bytes());
         request.extend(GET_TABLE.to_ne_bytes());

@@ -26,7 +26,7 @@ const MACHINE: u8 = 254;
 const LOG_LINES: usize = 25;
 
 /// How long a command may take. Far more than any takes; a hanging one must fail its test.
-const COMMAND: Duration = Duration::from_secs(120);
+const COMMAND: Duration = Duration::from_secs(60);
 
 /// How a command ended.
 #[derive(Debug, Clone)]
@@ -112,7 +112,8 @@ impl Playground {
         let count = nodes.to_string();
         let arguments = ["playground", "up", "--name", &name, "--nodes", &count];
         let told = skep(&[&arguments[..], flags].concat()).went_well();
-        let subnet = told.lines().find_map(|line| line.split("10.77.").nth(1)?.split('.').next()?.parse().ok());
+        let subnet =
+            told.lines().find_map(|line| line.split("10.77.").nth(1)?.split('.').next()?.parse().ok());
         Self { name, subnet: subnet.unwrap_or_else(|| panic!("no address in {told:?}")), nodes }
     }
 
@@ -181,14 +182,16 @@ impl Playground {
 
     /// `GET` of a node's API; nothing while the daemon is away or says no.
     pub(crate) fn try_get(&self, number: u8, path: &str) -> Option<Value> {
-        let response = self.request(number, "GET", path, "").ok().filter(|response| response.status == 200)?;
+        let response =
+            self.request(number, "GET", path, "").ok().filter(|response| response.status == 200)?;
         serde_json::from_slice(&response.body).ok()
     }
 
     /// `GET` of a node's API.
     #[track_caller]
     pub(crate) fn get(&self, number: u8, path: &str) -> Value {
-        let response = self.request(number, "GET", path, "").unwrap_or_else(|error| panic!("{path}: {error}"));
+        let response =
+            self.request(number, "GET", path, "").unwrap_or_else(|error| panic!("{path}: {error}"));
         assert_eq!(response.status, 200, "{path}: {}", response.text());
         response.json()
     }
@@ -247,7 +250,8 @@ impl Playground {
     /// The one process of a container.
     #[track_caller]
     pub(crate) fn container(&self, number: u8, id: &str) -> Process {
-        let found: Vec<_> = self.containers(number).into_iter().filter(|(container, _)| container == id).collect();
+        let found: Vec<_> =
+            self.containers(number).into_iter().filter(|(container, _)| container == id).collect();
         assert_eq!(found.len(), 1, "container {id} of node {number}: {found:?}");
         found[0].1
     }
@@ -273,9 +277,9 @@ impl Drop for Playground {
         if failed {
             eprintln!("{}", self.logs());
         }
-        let namespaces = leftovers::namespaces_of(&self.name);
+        let inside = leftovers::inside(&self.name);
         let down = skep(&["playground", "down", "--name", &self.name]);
-        let left = leftovers::of(&self.name, self.subnet, &namespaces);
+        let left = leftovers::of(&self.name, self.subnet, &inside);
         if failed {
             eprintln!("down: {down:?}, left: {left:#?}");
             return;

@@ -64,7 +64,8 @@ impl Playground {
     #[track_caller]
     pub(crate) fn wait_for_leader(&self, seen_by: &[u8], not: u8) -> u8 {
         wait_for("a leader that all managers know", || {
-            let leaders: BTreeSet<Option<u8>> = seen_by.iter().map(|number| self.leader_seen_by(*number)).collect();
+            let leaders: BTreeSet<Option<u8>> =
+                seen_by.iter().map(|number| self.leader_seen_by(*number)).collect();
             match leaders.into_iter().collect::<Vec<_>>()[..] {
                 [Some(leader)] => (leader != not).then_some(leader),
                 _ => None,
@@ -89,8 +90,10 @@ impl Playground {
     pub(crate) fn try_tasks(&self, seen_by: u8, service: &str) -> Option<Vec<Task>> {
         let id = text(&self.try_get(seen_by, &format!("/services/{service}"))?, "/ID");
         let nodes = self.nodes_seen_by(seen_by)?;
-        let numbers: BTreeMap<String, u8> =
-            nodes.iter().map(|node| (text(node, "/ID"), number_of(&text(node, "/Description/Hostname")))).collect();
+        let numbers: BTreeMap<String, u8> = nodes
+            .iter()
+            .map(|node| (text(node, "/ID"), number_of(&text(node, "/Description/Hostname"))))
+            .collect();
         let all = self.try_get(seen_by, "/tasks")?;
         let mut tasks: Vec<Task> = all
             .as_array()?
@@ -165,9 +168,29 @@ impl Playground {
         (0..times)
             .map(|round| {
                 let number = numbers[round % numbers.len()];
-                self.call(number, port).unwrap_or_else(|error| panic!("request {round}, to node {number}: {error}"))
+                self.call(number, port)
+                    .unwrap_or_else(|error| panic!("request {round}, to node {number}: {error}"))
             })
             .collect()
+    }
+
+    /// Tries to make services through a manager that has lost the others until it says that there is no leader; the
+    /// name that was refused for that. A request that is under way when the leader is lost is told so: nobody can know
+    /// then what became of it.
+    #[track_caller]
+    pub(crate) fn wait_for_no_leader(&self, number: u8) -> String {
+        let mut attempts = 0;
+        wait_for(&format!("node {number} says that there is no leader"), || {
+            attempts += 1;
+            let name = format!("refused-{attempts}");
+            let outcome =
+                self.skep(number, &["service", "create", "-d", "--name", &name, "--replicas", "0", "whoami"]);
+            outcome.is_refused_with("Error response from daemon: ");
+            let no_leader = outcome.stderr.contains("The swarm does not have a leader");
+            let in_between = outcome.stderr.contains("may or may not have been made");
+            assert!(no_leader || in_between, "{outcome:?}");
+            no_leader.then_some(name)
+        })
     }
 
     /// Makes a service of the built-in image and returns at once.
@@ -177,7 +200,18 @@ impl Playground {
         let replicas = replicas.to_string();
         self.ok(
             number,
-            &["service", "create", "--detach", "--name", name, "--replicas", &replicas, "--publish", &publish, "whoami"],
+            &[
+                "service",
+                "create",
+                "--detach",
+                "--name",
+                name,
+                "--replicas",
+                &replicas,
+                "--publish",
+                &publish,
+                "whoami",
+            ],
         );
     }
 }
