@@ -41,6 +41,10 @@ demo:
 real: release
     SKEP={{ release }} tests/real/run.sh target/real-images
 
+# a node on Debian's own kernel and pure cgroup v2, emulated; needs qemu-system-x86, busybox-static, cpio, zstd
+vm: release
+    SKEP={{ release }} tests/vm/run.sh target/vm
+
 # our figures beside Docker's, in one run; needs what `real` needs and docker.io (dockerd)
 bench *WHAT: release
     tests/real/images.sh target/real-images

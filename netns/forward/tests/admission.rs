@@ -297,7 +297,11 @@ fn after_a_restart_all_peers_are_asked_about_a_connection_in_progress() {
     assert_eq!(targets(&mut b, &segment), (false, vec![]), "nobody to ask");
     b.set_peers([A, third]);
     assert_eq!(targets(&mut b, &segment), (true, vec![A, third]));
-    assert_eq!(targets(&mut b, &reply(container, client, false, SYN)), (false, vec![]), "not of a connection");
+    assert_eq!(
+        targets(&mut b, &reply(container, client, false, SYN)),
+        (false, vec![]),
+        "not of a connection"
+    );
     assert_eq!(targets(&mut b, &reply(container, client, true, 0)), (false, vec![]), "UDP has no middle");
     assert_eq!(inbound(&mut b, third, &between(client, container, false, ACK), 0), Ok(1));
     assert_eq!(targets(&mut b, &segment), (true, vec![third]));

@@ -139,8 +139,7 @@ impl Mesh {
         self.inner.endpoint.local_addr()
     }
 
-    /// Tells all peers, waits (a second at most) until they know, and ends all tasks. The port is free once the last
-    /// handle is dropped.
+    /// Tells all peers, waits (a second at most) until they know, ends all tasks, and gives the port free.
     pub async fn close(&self) {
         self.inner.stop();
         let _ = tokio::time::timeout(CLOSE_WAIT, self.inner.endpoint.wait_idle()).await;
@@ -148,6 +147,19 @@ impl Mesh {
         let ended = async { while tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(CLOSE_WAIT, ended).await.is_err() {
             tracing::warn!("mesh tasks did not end in time");
+        }
+        self.let_go_of_the_port();
+    }
+
+    /// A connection that was closed in its handshake drains for seconds and keeps the socket meanwhile; a swarm that is
+    /// left may be joined again at once. So the endpoint gets another socket, twice: it keeps the one before the last.
+    fn let_go_of_the_port(&self) {
+        for _ in 0..2 {
+            let rebound = socket::listen((Ipv4Addr::LOCALHOST, 0).into())
+                .and_then(|socket| self.inner.endpoint.rebind(socket));
+            if let Err(error) = rebound {
+                tracing::warn!(%error, "cannot give the port free before all connections are drained");
+            }
         }
     }
 

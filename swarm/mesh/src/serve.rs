@@ -43,7 +43,15 @@ async fn accept_streams(inner: Arc<Inner>, peer: Arc<Peer>, link: Arc<Link>) {
             Ok((send, recv)) if link.class != Class::Data => {
                 let Some(held) = link.begin() else { continue };
                 let stream = serve_stream(inner.clone(), peer.clone(), held, budget.clone(), send, recv);
-                tokio::spawn(stream);
+                let closing = inner.clone();
+                // Not among the tasks that `close` waits for: a handler may take its time. But it must not hold the
+                // connection, and with it the port, of a mesh that is closed.
+                tokio::spawn(async move {
+                    tokio::select! {
+                        () = closing.closing() => {}
+                        () = stream => {}
+                    }
+                });
             }
             Ok(_) => link.close(CloseCode::Protocol),
             Err(error) => break error,

@@ -18,7 +18,8 @@ pub(crate) struct LocalAddress {
 
 /// The addresses of this host's interfaces, those of loopback and of skep's own links left out.
 pub(crate) fn local_addresses() -> Result<Vec<LocalAddress>, NodeError> {
-    let interfaces = nix::ifaddrs::getifaddrs().map_err(NodeError::internal("cannot list this host's addresses"))?;
+    let interfaces =
+        nix::ifaddrs::getifaddrs().map_err(NodeError::internal("cannot list this host's addresses"))?;
     Ok(interfaces
         .filter(|entry| !entry.interface_name.starts_with("sk"))
         .filter_map(|entry| {
@@ -57,7 +58,9 @@ pub(crate) fn advertise_address(
         let (host, port) = split_port(text)?;
         let ip = find_ip(&host, local)?;
         if ip.is_unspecified() {
-            return Err(NodeError::Invalid(format!("advertise address must be a non-zero IP address, not {text:?}")));
+            return Err(NodeError::Invalid(format!(
+                "advertise address must be a non-zero IP address, not {text:?}"
+            )));
         }
         return Ok(SocketAddr::new(ip, port.unwrap_or_else(|| listen.port())));
     }
@@ -74,7 +77,10 @@ pub(crate) fn advertise_address(
         [] => Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), listen.port())),
         [first, second, ..] => {
             let found = if first.interface == second.interface {
-                format!("multiple addresses on interface {} ({} and {})", first.interface, first.ip, second.ip)
+                format!(
+                    "multiple addresses on interface {} ({} and {})",
+                    first.interface, first.ip, second.ip
+                )
             } else {
                 format!(
                     "multiple addresses on different interfaces ({} on {} and {} on {})",
@@ -93,7 +99,9 @@ pub(crate) fn remote_addresses(text: &str) -> Result<Vec<SocketAddr>, NodeError>
     let (host, port) = split_port(text)?;
     let port = port.unwrap_or(DEFAULT_PORT);
     if host.is_empty() {
-        return Err(NodeError::Invalid(format!("{text:?} names no host: give a manager's address as HOST:{port}")));
+        return Err(NodeError::Invalid(format!(
+            "{text:?} names no host: give a manager's address as HOST:{port}"
+        )));
     }
     if let Ok(ip) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(ip, port)]);
@@ -112,12 +120,9 @@ fn find_ip(host: &str, local: &[LocalAddress]) -> Result<IpAddr, NodeError> {
         .filter(|address| address.interface == host && !is_link_local(address.ip))
         .map(|address| address.ip)
         .collect();
-    of_interface
-        .iter()
-        .find(|ip| ip.is_ipv4())
-        .or_else(|| of_interface.first())
-        .copied()
-        .ok_or_else(|| NodeError::Invalid(format!("{host:?} is neither an IP address nor an interface with one")))
+    of_interface.iter().find(|ip| ip.is_ipv4()).or_else(|| of_interface.first()).copied().ok_or_else(|| {
+        NodeError::Invalid(format!("{host:?} is neither an IP address nor an interface with one"))
+    })
 }
 
 /// Splits `host:port`; IPv6 addresses with a port stand in brackets.
@@ -153,7 +158,10 @@ mod tests {
     fn local(entries: &[(&str, &str)]) -> Vec<LocalAddress> {
         entries
             .iter()
-            .map(|(interface, ip)| LocalAddress { interface: (*interface).to_owned(), ip: ip.parse().unwrap() })
+            .map(|(interface, ip)| LocalAddress {
+                interface: (*interface).to_owned(),
+                ip: ip.parse().unwrap(),
+            })
             .collect()
     }
 

@@ -86,7 +86,10 @@ impl DataPlane {
         };
         let gone: Vec<Peer> = {
             let mut known = self.names.write();
-            let gone = known.ids.keys().filter(|peer| !names.ids.contains_key(peer)).copied().collect();
+            // A number that another node has now is not the old one's any more.
+            let stays = |peer: &Peer, id: &String| names.ids.get(peer) == Some(id);
+            let gone =
+                known.ids.iter().filter(|(peer, id)| !stays(peer, id)).map(|(peer, _)| *peer).collect();
             *known = names;
             gone
         };
@@ -178,9 +181,8 @@ impl DataPlane {
         let now = self.now_ms();
         let names = self.names.read();
         let mut datagrams: Vec<(Peer, Bytes)> = Vec::new();
-        let limit = |peer| {
-            names.ids.get(&peer).map_or(0, |id| mesh.max_datagram(id).unwrap_or(UNMEASURED_DATAGRAM))
-        };
+        let limit =
+            |peer| names.ids.get(&peer).map_or(0, |id| mesh.max_datagram(id).unwrap_or(UNMEASURED_DATAGRAM));
         let sent = self.forwarder.lock().outbound(frame, now, limit, |peer, datagram| {
             let mut bytes = BytesMut::with_capacity(datagram.len());
             bytes.extend_from_slice(datagram.head);

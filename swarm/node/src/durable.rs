@@ -1,7 +1,8 @@
 //! Small files that must survive a power cut: written under a temporary name, synced, renamed, the folder synced.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use serde::Serialize;
@@ -12,7 +13,7 @@ pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()>
     let folder = path.parent().unwrap_or_else(|| Path::new("/"));
     fs::create_dir_all(folder)?;
     let temporary = path.with_extension("new");
-    let mut file = File::create(&temporary)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(&serde_json::to_vec(value).map_err(io::Error::other)?)?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;

@@ -1,21 +1,28 @@
 //! The handle that the API layer works with.
 
-use std::fs::File;
-use std::os::unix::fs::DirBuilderExt;
-use std::sync::Arc;
+use std::fs::{File, OpenOptions, Permissions};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use parking_lot::{Mutex, RwLock};
 use skep_image::Store;
 use skep_mesh::JoinToken;
 use skep_raft::{ProposeError, RaftNode};
-use skep_runtime::keeper::{ContainerStatus, KeeperClient, KeeperOptions};
+use skep_runtime::keeper::{ContainerStatus, KeeperOptions};
 use skep_state::spec::{Availability, ClusterSpec, NodeRole};
 use skep_state::{State, Timestamp, Transaction};
 
 use crate::agent::Exits;
+use crate::keeper::Keeper;
 use crate::membership::{Local, Membership};
 use crate::{NodeConfig, NodeError, clock, host, swarm_ops};
+
+/// Pauses before a membership that could not be taken up is tried again: from this …
+const RESUME_FIRST: Duration = Duration::from_secs(1);
+/// … doubling to this.
+const RESUME_MOST: Duration = Duration::from_secs(30);
 
 /// One node of a swarm, or a node that is in none yet. Cheap to clone.
 #[derive(Clone)]
@@ -158,9 +165,7 @@ impl Node {
             .await
             .map_err(NodeError::internal("start"))??;
         let exits = Arc::clone(&local.exits);
-        exits
-            .follow(local.config.run.clone(), Arc::clone(&local.keeper))
-            .map_err(NodeError::internal("cannot follow the keeper"))?;
+        exits.follow(Arc::clone(&local.keeper)).map_err(NodeError::internal("cannot follow the keeper"))?;
         let node = Self {
             inner: Arc::new(Inner {
                 local,
@@ -170,20 +175,34 @@ impl Node {
                 changing: tokio::sync::Mutex::new(()),
             }),
         };
-        match swarm_ops::resume(&node.inner.local).await {
-            Ok(membership) => *node.inner.membership.write() = membership.map(Arc::new),
-            Err(error) => {
-                tracing::error!(%error, "cannot take part in the swarm");
-                *node.inner.error.lock() = error.to_string();
-            }
+        if !node.resume().await {
+            tokio::spawn(resume_later(Arc::downgrade(&node.inner)));
         }
         Ok(node)
     }
 
+    /// Goes on with the membership on disk; false when it must be tried again.
+    async fn resume(&self) -> bool {
+        match swarm_ops::resume(&self.inner.local).await {
+            Ok(membership) => {
+                *self.inner.membership.write() = membership.map(Arc::new);
+                self.inner.error.lock().clear();
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot take part in the swarm; trying again");
+                *self.inner.error.lock() = error.to_string();
+                false
+            }
+        }
+    }
+
     /// Stops the node in good order; its containers go on running.
     pub async fn shutdown(&self) {
+        let _changing = self.inner.changing.lock().await;
         let membership = self.inner.membership.write().take();
         if let Some(membership) = membership {
+            membership.stop_loops().await;
             membership.stop().await;
         }
         let keeper = Arc::clone(&self.inner.local.keeper);
@@ -262,6 +281,11 @@ impl Node {
 
     /// Makes a swarm of which this node is the first manager; its node ID.
     pub async fn swarm_init(&self, request: InitRequest) -> Result<String, NodeError> {
+        let node = self.clone();
+        to_the_end(async move { node.init(request).await }).await
+    }
+
+    async fn init(&self, request: InitRequest) -> Result<String, NodeError> {
         let _changing = self.inner.changing.lock().await;
         self.refuse_if_member()?;
         let membership = Arc::new(swarm_ops::init(&self.inner.local, request).await?);
@@ -273,6 +297,11 @@ impl Node {
 
     /// Joins a swarm; the role comes from the token.
     pub async fn swarm_join(&self, request: JoinRequest) -> Result<(), NodeError> {
+        let node = self.clone();
+        to_the_end(async move { node.join(request).await }).await
+    }
+
+    async fn join(&self, request: JoinRequest) -> Result<(), NodeError> {
         let _changing = self.inner.changing.lock().await;
         self.refuse_if_member()?;
         let membership = Arc::new(swarm_ops::join_swarm(&self.inner.local, request).await?);
@@ -282,12 +311,17 @@ impl Node {
 
     /// Leaves the swarm: stops its tasks, forgets identity and state. A manager needs `force`.
     pub async fn swarm_leave(&self, force: bool) -> Result<(), NodeError> {
+        let node = self.clone();
+        to_the_end(async move { node.leave(force).await }).await
+    }
+
+    async fn leave(&self, force: bool) -> Result<(), NodeError> {
         let _changing = self.inner.changing.lock().await;
         let Some(membership) = self.membership() else {
             if self.inner.error.lock().is_empty() {
                 return Err(NodeError::NotPartOfSwarm);
             }
-            swarm_ops::forget_all(&self.inner.local);
+            swarm_ops::forget_all(&self.inner.local).await;
             self.inner.error.lock().clear();
             return Ok(());
         };
@@ -340,17 +374,13 @@ impl Node {
 
     /// The containers of this node that use an image (for refusing `image rm`): a name of one of them.
     pub fn image_in_use(&self, image_id: &str) -> Option<String> {
-        let membership = self.membership()?;
-        membership.agent.view(|view| {
+        let living: Vec<(String, String)> = self.membership()?.agent.view(|view| {
             let living = view.tasks.values().filter(|task| !task.status.state.is_terminal());
-            living
-                .filter(|task| {
-                    let image = self.images().resolve(&task.spec.container_spec.image);
-                    image.is_ok_and(|image| image.id.to_string() == image_id)
-                })
-                .map(skep_state::Task::name)
-                .next()
-        })
+            living.map(|task| (task.name(), task.spec.container_spec.image.clone())).collect()
+        });
+        let uses =
+            |image: &str| self.images().resolve(image).is_ok_and(|image| image.id.to_string() == image_id);
+        living.into_iter().find(|(_, image)| uses(image)).map(|(name, _)| name)
     }
 
     /// A new random join token for the swarm: `SWMTKN-1-…`.
@@ -398,12 +428,13 @@ impl Node {
         let own = membership.identity.node_id();
         let others = members.iter().filter(|member| member.node_id != own);
         let reachable = others.filter(|member| membership.mesh.is_connected(&member.node_id)).count();
-        let mut text = "You are attempting to leave the swarm on a node that is participating as a manager. ".to_owned();
+        let mut text =
+            "You are attempting to leave the swarm on a node that is participating as a manager. ".to_owned();
         if reachable == 0 {
             text.push_str("Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message. ");
         } else if reachable < members.len() / 2 + 1 {
             text.push_str(&format!(
-                "Removing this node leaves {reachable} managers out of {}. Without a Raft quorum your swarm will be inaccessible. The only way to restore a swarm that has lost consensus is to reinitialize it with `--force-new-cluster`. Use `--force` to suppress this message.",
+                "Removing this node leaves {reachable} managers out of {}. Without a Raft quorum your swarm will be inaccessible. Use `--force` to suppress this message.",
                 members.len()
             ));
         } else {
@@ -413,28 +444,59 @@ impl Node {
     }
 }
 
+/// Tries again to take a membership up: an address that is not there yet, a port that is still taken. Ends when that
+/// worked, when somebody left the swarm meanwhile, or with the node.
+async fn resume_later(inner: Weak<Inner>) {
+    let mut pause = RESUME_FIRST;
+    loop {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RESUME_MOST);
+        let Some(inner) = inner.upgrade() else { return };
+        let node = Node { inner };
+        let _changing = node.inner.changing.lock().await;
+        let settled = node.inner.error.lock().is_empty();
+        if settled || node.resume().await {
+            return;
+        }
+    }
+}
+
+/// Runs a change of membership to its end even when the client that asked for it goes away: half of one would be
+/// neither in nor out.
+async fn to_the_end<T: Send + 'static>(
+    change: impl Future<Output = Result<T, NodeError>> + Send + 'static,
+) -> Result<T, NodeError> {
+    tokio::spawn(change).await.map_err(NodeError::internal("the change of membership broke off"))?
+}
+
 /// Opens what a node needs whether it is in a swarm or not. Blocks.
 fn start_local(config: NodeConfig) -> Result<(Local, Flock<File>), NodeError> {
-    for folder in [&config.root, &config.run] {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o711)
-            .create(folder)
+    // The root holds keys, the swarm's state, and what containers write (set-user-ID programs among it): root's alone.
+    for (folder, mode) in [(&config.root, 0o700), (&config.run, 0o711)] {
+        std::fs::create_dir_all(folder)
+            .and_then(|()| std::fs::set_permissions(folder, Permissions::from_mode(mode)))
             .map_err(NodeError::internal(format!("cannot make {}", folder.display())))?;
     }
     let lock_path = config.run.join("daemon.lock");
-    let file = File::create(&lock_path).map_err(NodeError::internal(format!("cannot open {}", lock_path.display())))?;
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&lock_path)
+        .map_err(NodeError::internal(format!("cannot open {}", lock_path.display())))?;
     let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
-        NodeError::internal(format!("another skep daemon uses {} (stop it, or give --run)", config.run.display()))(error)
+        NodeError::internal(format!(
+            "another skep daemon uses {} (stop it, or give --run)",
+            config.run.display()
+        ))(error)
     })?;
-    let store =
-        Store::open(&config.root.join("images")).map_err(NodeError::internal("cannot open the image store"))?;
+    let store = Store::open(&config.root.join("images"))
+        .map_err(NodeError::internal("cannot open the image store"))?;
     let mut options = KeeperOptions::new(&config.run, config.root.join("keeper"), &config.cgroup_parent);
     options.respawn = (!config.respawn.is_empty()).then(|| config.respawn.clone());
     let command = host::keeper_command(&options);
-    let keeper = KeeperClient::connect_or_spawn(&options, &command)
-        .and_then(|keeper| keeper.hello_daemon().map(|()| keeper))
-        .map_err(NodeError::internal("cannot reach the keeper"))?;
+    let keeper = Keeper::start(options, command).map_err(NodeError::internal("cannot reach the keeper"))?;
     let description = host::description(&config);
     let local =
         Local { config, store, keeper: Arc::new(keeper), exits: Arc::new(Exits::default()), description };

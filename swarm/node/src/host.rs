@@ -36,7 +36,8 @@ fn memory_bytes() -> i64 {
 
 /// 2 where the unified hierarchy is all there is, else 1 (hybrid hosts keep their controllers in version 1).
 pub(crate) fn cgroup_version() -> u8 {
-    let unified = statfs(Path::new("/sys/fs/cgroup")).is_ok_and(|fs| fs.filesystem_type() == CGROUP2_SUPER_MAGIC);
+    let unified =
+        statfs(Path::new("/sys/fs/cgroup")).is_ok_and(|fs| fs.filesystem_type() == CGROUP2_SUPER_MAGIC);
     if unified { 2 } else { 1 }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use oci_spec::image::{ConfigBuilder, ImageConfiguration, ImageConfigurationBuilder, RootFsBuilder};
 use skep_image::{Digest, FileEntry, Image, Reference, Source, Store};
 use skep_mesh::{Class, Mesh};
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 
 use crate::rpc::{self, ImageAnswer, ImageQuery};
 
@@ -49,13 +49,13 @@ pub(crate) enum ImageError {
 pub(crate) struct Images {
     store: Store,
     mesh: Mesh,
-    built_in: OnceCell<()>,
+    built_in: Mutex<()>,
 }
 
 impl Images {
     /// Over a store and a mesh.
     pub(crate) fn new(store: Store, mesh: Mesh) -> Arc<Self> {
-        Arc::new(Self { store, mesh, built_in: OnceCell::new() })
+        Arc::new(Self { store, mesh, built_in: Mutex::new(()) })
     }
 
     /// The image and its unpacked layers, topmost first; fetched from another node if need be.
@@ -87,15 +87,21 @@ impl Images {
     }
 
     /// Sends a blob to another node.
-    pub(crate) async fn send_blob(&self, digest: &str, mut stream: skep_mesh::SendStream) -> Result<(), String> {
+    pub(crate) async fn send_blob(
+        &self,
+        digest: &str,
+        mut stream: skep_mesh::SendStream,
+    ) -> Result<(), String> {
         let digest: Digest = digest.parse().map_err(|error| format!("{error}"))?;
         let store = self.store.clone();
-        let file = blocking(move || Ok(store.open_blob(&digest)?)).await.map_err(|error| error.to_string())?;
+        let file =
+            blocking(move || Ok(store.open_blob(&digest)?)).await.map_err(|error| error.to_string())?;
         let mut file = tokio::fs::File::from_std(file);
         let mut chunk = vec![0; CHUNK];
         loop {
-            let length =
-                tokio::io::AsyncReadExt::read(&mut file, &mut chunk).await.map_err(|error| error.to_string())?;
+            let length = tokio::io::AsyncReadExt::read(&mut file, &mut chunk)
+                .await
+                .map_err(|error| error.to_string())?;
             if length == 0 {
                 break;
             }
@@ -107,15 +113,12 @@ impl Images {
     /// The image if it is here or built in.
     async fn local(&self, reference: &str) -> Result<Option<Image>, ImageError> {
         if is_built_in(reference) {
-            self.built_in.get_or_try_init(|| make_built_in(self.store.clone())).await?;
+            // Cheap when it is there, and it may have been removed: so every time, but one at a time.
+            let _one = self.built_in.lock().await;
+            make_built_in(self.store.clone()).await?;
         }
         let (store, name) = (self.store.clone(), reference.to_owned());
-        blocking(move || match store.resolve(&name) {
-            Ok(image) => Ok(Some(image)),
-            Err(skep_image::Error::NoSuchImage(..)) => Ok(None),
-            Err(error) => Err(error.into()),
-        })
-        .await
+        blocking(move || resolve(&store, &name)).await
     }
 
     /// A peer that has the image. All are asked at once; the first to say yes wins.
@@ -144,7 +147,11 @@ impl Images {
             return Err(ImageError::Missing(reference.to_owned()));
         };
         tracing::info!(%reference, %peer, "fetching an image from another node");
-        let failed = |reason: String| ImageError::Fetch { reference: reference.to_owned(), peer: peer.clone(), reason };
+        let failed = |reason: String| ImageError::Fetch {
+            reference: reference.to_owned(),
+            peer: peer.clone(),
+            reason,
+        };
         let manifest: Digest = answer.manifest.parse().map_err(|error| failed(format!("{error}")))?;
         let mut lease = self.store.lease();
         for (digest, size) in &answer.blobs {
@@ -184,6 +191,14 @@ impl Images {
     }
 }
 
+fn resolve(store: &Store, name: &str) -> Result<Option<Image>, ImageError> {
+    match store.resolve(name) {
+        Ok(image) => Ok(Some(image)),
+        Err(skep_image::Error::NoSuchImage(..)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 fn is_built_in(reference: &str) -> bool {
     let familiar = reference.parse::<Reference>().map(|reference| reference.familiar());
     familiar.is_ok_and(|familiar| familiar == format!("{BUILT_IN}:latest"))
@@ -196,8 +211,14 @@ async fn make_built_in(store: Store) -> Result<(), ImageError> {
         let program = PathBuf::from("/proc/self/exe");
         let metadata = std::fs::metadata(&program).map_err(|error| ImageError::BuiltIn(error.to_string()))?;
         // Another build of skep has another size or time: it gets an image of its own.
-        let changed = metadata.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
-        let stamp = format!("{}-{}-{}", env!("CARGO_PKG_VERSION"), metadata.len(), changed.unwrap_or_default().as_nanos());
+        let changed =
+            metadata.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+        let stamp = format!(
+            "{}-{}-{}",
+            env!("CARGO_PKG_VERSION"),
+            metadata.len(),
+            changed.unwrap_or_default().as_nanos()
+        );
         let reference: Reference =
             BUILT_IN.parse().map_err(|error| ImageError::BuiltIn(format!("{error}")))?;
         let files = [FileEntry { path: "skep".into(), mode: 0o755, source: Source::Path(program) }];
@@ -224,5 +245,7 @@ fn built_in_config() -> Result<ImageConfiguration, oci_spec::OciSpecError> {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ImageError> + Send + 'static,
 ) -> Result<T, ImageError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(ImageError::BuiltIn(error.to_string())))
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(ImageError::BuiltIn(error.to_string())))
 }

@@ -20,6 +20,7 @@ mod error;
 mod handle;
 mod host;
 mod images;
+mod keeper;
 mod manager;
 mod member;
 mod membership;
@@ -32,6 +33,7 @@ pub use address::DEFAULT_PORT;
 pub use config::NodeConfig;
 pub use error::NodeError;
 pub use handle::{
-    ContainerCounts, InitRequest, JoinRequest, LocalState, ManagerStatus, Node, NodeInfo, Reachability, SwarmInfo,
+    ContainerCounts, InitRequest, JoinRequest, LocalState, ManagerStatus, Node, NodeInfo, Reachability,
+    SwarmInfo,
 };
 pub use images::BUILT_IN;

@@ -9,8 +9,7 @@ use std::time::Duration;
 use skep_image::Store;
 use skep_mesh::{Identity, Mesh, MeshConfig, PeerConfig};
 use skep_netns::{HostNetwork, HostNetworkConfig, NamespacePool, Subnet};
-use skep_raft::{RaftNode, RaftOptions};
-use skep_runtime::keeper::KeeperClient;
+use skep_raft::{RaftNode, RaftOptions, Transport};
 use skep_state::spec::NodeRole;
 use skep_state::{NodeDescription, NodeState, Transaction};
 use tokio_util::sync::CancellationToken;
@@ -20,6 +19,7 @@ use crate::agent::{Agent, AgentContext, Exits, MTU, SessionLoop, Statuses};
 use crate::dataplane::DataPlane;
 use crate::durable;
 use crate::images::Images;
+use crate::keeper::Keeper;
 use crate::manager::{Dispatcher, Leader, MeshTransport};
 use crate::member::{Folders, Member};
 use crate::mesh_handler::{MeshHandler, Parts};
@@ -44,7 +44,7 @@ const HOST_PREFIX: &str = "skv";
 pub(crate) struct Local {
     pub config: NodeConfig,
     pub store: Store,
-    pub keeper: Arc<KeeperClient>,
+    pub keeper: Arc<Keeper>,
     pub exits: Arc<Exits>,
     pub description: NodeDescription,
 }
@@ -58,9 +58,10 @@ pub(crate) struct Membership {
     pub raft: Option<RaftNode>,
     pub agent: Arc<Agent>,
     pub images: Arc<Images>,
+    handler: Arc<MeshHandler>,
+    transport: Arc<MeshTransport>,
     cancel: CancellationToken,
     tracker: TaskTracker,
-    network: HostNetworkConfig,
 }
 
 impl Membership {
@@ -73,22 +74,23 @@ impl Membership {
     ) -> Result<Self, NodeError> {
         let network_config = network_config(&member)?;
         let subnets = network_config.subnets.clone();
-        let for_set_up = network_config.clone();
-        let (network, tun) = tokio::task::spawn_blocking(move || HostNetwork::set_up(for_set_up))
-            .await
-            .map_err(NodeError::internal("set up the host's network"))?
-            .map_err(NodeError::internal("cannot set up the host's network"))?;
-        let network = Arc::new(network);
         let handler = Arc::new(MeshHandler::default());
         let mesh_config = MeshConfig { listen: member.listen, ..MeshConfig::new(identity.clone()) };
         let mesh = Mesh::start(mesh_config, Arc::clone(&handler) as Arc<dyn skep_mesh::Handler>)
             .await
             .map_err(NodeError::internal(format!("cannot listen on {} (UDP)", member.listen)))?;
+        // After the mesh: an address that cannot be listened on must not change the host.
+        let (network, tun) = tokio::task::spawn_blocking(move || HostNetwork::set_up(network_config))
+            .await
+            .map_err(NodeError::internal("set up the host's network"))?
+            .map_err(NodeError::internal("cannot set up the host's network"))?;
+        let network = Arc::new(network);
         for (id, addresses) in &member.managers {
             mesh.set_peer(id, peer_config(addresses, true));
         }
+        let transport = Arc::new(MeshTransport::new(mesh.clone()));
         let raft = match member.role {
-            NodeRole::Manager => Some(start_raft(local, &identity, &mesh, first).await?),
+            NodeRole::Manager => Some(start_raft(local, &identity, &mesh, &transport, first).await?),
             NodeRole::Worker => None,
         };
         let images = Images::new(local.store.clone(), mesh.clone());
@@ -106,11 +108,7 @@ impl Membership {
             statuses: Statuses::default(),
             exits: Arc::clone(&local.exits),
         };
-        let agent = Agent::new(context, Arc::clone(&data));
-        // Before the first session: what is assigned from now on must not be taken for a left-over.
-        let sweeper = Arc::clone(&agent);
-        let swept = tokio::task::spawn_blocking(move || sweeper.sweep()).await;
-        swept.map_err(NodeError::internal("remove what no task accounts for"))?;
+        let agent = Agent::start(context, Arc::clone(&data)).await;
         let manager = raft.as_ref().map(|raft| {
             let (dispatcher, inbox) = Dispatcher::new(raft.clone());
             (raft.clone(), dispatcher, inbox)
@@ -143,7 +141,7 @@ impl Membership {
             Folders::new(&local.config.root),
         ));
         tracker.close();
-        Ok(Self { identity, member, mesh, raft, agent, images, cancel, tracker, network: network_config })
+        Ok(Self { identity, member, mesh, raft, agent, images, handler, transport, cancel, tracker })
     }
 
     /// Waits until this node is served: a manager has its vote and knows the leader, a worker has its assignments.
@@ -171,26 +169,32 @@ impl Membership {
         })
     }
 
-    /// Stops taking part; containers go on running.
-    pub(crate) async fn stop(&self) {
+    /// Stops everything that acts by itself: sessions, decisions, packets.
+    pub(crate) async fn stop_loops(&self) {
         self.cancel.cancel();
         self.tracker.wait().await;
+    }
+
+    /// Stops taking part, after [`Self::stop_loops`]; containers go on running.
+    pub(crate) async fn stop(&self) {
         if let Some(raft) = &self.raft {
             raft.shutdown().await;
         }
         self.mesh.close().await;
+        self.handler.clear();
+        self.transport.clear();
     }
+}
 
-    /// Removes what membership made of the host's network.
-    pub(crate) async fn tear_down_network(&self) {
-        let config = self.network.clone();
-        let torn_down = tokio::task::spawn_blocking(move || {
-            let namespace = skep_netns::Namespace::current().map_err(|error| error.to_string())?;
-            HostNetwork::tear_down_in(&namespace, &config).map_err(|error| error.to_string())
-        });
-        if let Ok(Err(error)) = torn_down.await {
-            tracing::warn!(%error, "cannot remove all of the swarm's network");
-        }
+/// Removes what a membership made of the host's network; harmless where there is nothing.
+pub(crate) async fn tear_down_network(member: &Member) {
+    let Ok(config) = network_config(member) else { return };
+    let torn_down = tokio::task::spawn_blocking(move || {
+        let namespace = skep_netns::Namespace::current().map_err(|error| error.to_string())?;
+        HostNetwork::tear_down_in(&namespace, &config).map_err(|error| error.to_string())
+    });
+    if let Ok(Err(error)) = torn_down.await {
+        tracing::warn!(%error, "cannot remove all of the swarm's network");
     }
 }
 
@@ -216,11 +220,12 @@ async fn start_raft(
     local: &Local,
     identity: &Identity,
     mesh: &Mesh,
+    transport: &Arc<MeshTransport>,
     first: Option<Transaction>,
 ) -> Result<RaftNode, NodeError> {
     let folders = Folders::new(&local.config.root);
     let options = RaftOptions::new(folders.raft(), identity.node_id());
-    let raft = RaftNode::open(options, Arc::new(MeshTransport::new(mesh.clone())))
+    let raft = RaftNode::open(options, Arc::clone(transport) as Arc<dyn Transport>)
         .await
         .map_err(NodeError::internal("cannot open the swarm's state"))?;
     if let Some(first) = first {
@@ -228,7 +233,9 @@ async fn start_raft(
     }
     let known: Vec<(String, Vec<String>, bool)> = raft.read(|state| {
         let nodes = state.nodes.values();
-        nodes.map(|node| (node.meta.id.clone(), node.addresses.clone(), node.role == NodeRole::Manager)).collect()
+        nodes
+            .map(|node| (node.meta.id.clone(), node.addresses.clone(), node.role == NodeRole::Manager))
+            .collect()
     });
     for (id, addresses, manager) in known {
         mesh.set_peer(&id, peer_config(&addresses, manager));
@@ -237,7 +244,13 @@ async fn start_raft(
 }
 
 /// Keeps the mesh's peers, and the managers remembered on disk, as the swarm's nodes are.
-async fn follow_peers(agent: Arc<Agent>, mesh: Mesh, raft: Option<RaftNode>, mut member: Member, folders: Folders) {
+async fn follow_peers(
+    agent: Arc<Agent>,
+    mesh: Mesh,
+    raft: Option<RaftNode>,
+    mut member: Member,
+    folders: Folders,
+) {
     let mut known: BTreeMap<String, NodeRoute> = BTreeMap::new();
     let mut updates = raft.as_ref().map(RaftNode::subscribe);
     loop {

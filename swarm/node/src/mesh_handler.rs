@@ -2,12 +2,16 @@
 //! send which.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use skep_mesh::{Class, Handler, JoinReply, JoinRequest, PeerIdentity, RecvStream, RemoteError, Role, SendStream};
+use parking_lot::RwLock;
+use skep_mesh::{
+    Class, Handler, JoinReply, JoinRequest, PeerIdentity, RecvStream, RemoteError, Role, SendStream,
+};
 use skep_raft::RaftNode;
+use skep_state::spec::NodeRole;
 use skep_state::{NodeState, Transaction};
 use tokio::sync::mpsc;
 
@@ -33,23 +37,36 @@ pub(crate) struct Parts {
 }
 
 /// Hands what arrives to the parts of the node.
+///
+/// The mesh holds the handler and some parts hold the mesh, so the parts must be let go when the membership stops: only
+/// then the mesh's port is free again.
 #[derive(Default)]
 pub(crate) struct MeshHandler {
-    parts: OnceLock<Parts>,
+    parts: RwLock<Option<Arc<Parts>>>,
 }
 
 impl MeshHandler {
     /// From now on messages are served.
     pub(crate) fn set(&self, parts: Parts) {
-        let _ = self.parts.set(parts);
+        *self.parts.write() = Some(Arc::new(parts));
     }
 
-    fn parts(&self) -> Result<&Parts, RemoteError> {
-        self.parts.get().ok_or_else(|| RemoteError::new(RemoteError::BUSY, "this node is starting"))
+    /// From now on nothing is served.
+    pub(crate) fn clear(&self) {
+        *self.parts.write() = None;
     }
 
-    fn manager(&self) -> Result<&(RaftNode, Arc<Dispatcher>), RemoteError> {
-        self.parts()?.manager.as_ref().ok_or_else(|| RemoteError::new(NOT_ALLOWED, "this node is not a manager"))
+    fn get(&self) -> Option<Arc<Parts>> {
+        self.parts.read().clone()
+    }
+
+    fn parts(&self) -> Result<Arc<Parts>, RemoteError> {
+        self.get().ok_or_else(|| RemoteError::new(RemoteError::BUSY, "this node is starting or stopping"))
+    }
+
+    fn manager(&self) -> Result<(RaftNode, Arc<Dispatcher>), RemoteError> {
+        let manager = self.parts()?.manager.clone();
+        manager.ok_or_else(|| RemoteError::new(NOT_ALLOWED, "this node is not a manager"))
     }
 
     async fn serve_session(
@@ -91,7 +108,7 @@ impl MeshHandler {
 #[async_trait]
 impl Handler for MeshHandler {
     fn authorize(&self, peer: &PeerIdentity) -> bool {
-        let Some(parts) = self.parts.get() else { return true };
+        let Some(parts) = self.get() else { return true };
         match &parts.manager {
             // A manager that has no state yet cannot tell; its leader sends it the state over this very connection.
             Some((raft, _)) => {
@@ -110,6 +127,14 @@ impl Handler for MeshHandler {
                     return Err(RemoteError::new(NOT_ALLOWED, "only managers take part in Raft"));
                 }
                 let (raft, _) = self.manager()?;
+                // The certificate says what the node was when it was made; the state says what it is.
+                let manager = raft.read(|state| {
+                    let node = state.nodes.get(&peer.node_id);
+                    state.cluster.is_none() || node.is_some_and(|node| node.role == NodeRole::Manager)
+                });
+                if !manager {
+                    return Err(RemoteError::new(NOT_ALLOWED, "this node is not a manager of the swarm"));
+                }
                 Ok(raft.handle_rpc(&peer.node_id, body).await)
             }
             rpc::IMAGE => {
@@ -120,7 +145,7 @@ impl Handler for MeshHandler {
             rpc::LEAVE => {
                 let (raft, _) = self.manager()?;
                 let change = raft.read(|state| {
-                    skep_control::node_state_change(state, &peer.node_id, NodeState::Down, "node left the swarm")
+                    skep_control::node_state_change(state, &peer.node_id, NodeState::Down, rpc::LEFT)
                 });
                 let changes = change.into_iter().collect();
                 raft.propose(Transaction { at: clock::now(), changes })
@@ -156,7 +181,7 @@ impl Handler for MeshHandler {
     }
 
     fn datagrams(&self, peer: &PeerIdentity, batch: &mut Vec<Bytes>) {
-        match self.parts.get() {
+        match self.get() {
             Some(parts) => parts.data.inbound(&peer.node_id, batch),
             None => batch.clear(),
         }
@@ -164,7 +189,7 @@ impl Handler for MeshHandler {
 
     fn peer_changed(&self, peer: &PeerIdentity, connected: bool) {
         tracing::debug!(node = %peer.node_id, connected, "control connection");
-        if let Some(parts) = self.parts.get()
+        if let Some(parts) = self.get()
             && connected
         {
             parts.data.reset_peer(&peer.node_id);
@@ -173,6 +198,6 @@ impl Handler for MeshHandler {
 
     async fn join(&self, remote: SocketAddr, request: JoinRequest) -> Result<JoinReply, RemoteError> {
         let (raft, _) = self.manager()?;
-        manager::admit(raft, remote, request).await
+        manager::admit(&raft, remote, request).await
     }
 }

@@ -25,6 +25,9 @@ pub(crate) const BLOB: u16 = 2;
 /// Longest message of a session: the whole view of a node with thousands of tasks.
 const MAX_FRAME: usize = 16 * 1024 * 1024;
 
+/// Why a node is down that said goodbye.
+pub(crate) const LEFT: &str = "node left the swarm";
+
 /// An agent introduces itself.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]

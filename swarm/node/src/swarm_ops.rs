@@ -3,21 +3,18 @@
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
-use skep_mesh::{
-    CertificateAuthority, Identity, JoinOptions, JoinToken, NewKey, Role, join, random_id,
-};
-use skep_raft::raft_id;
+use skep_mesh::{CertificateAuthority, Identity, JoinOptions, JoinToken, NewKey, Role, join, random_id};
+use skep_raft::{ProposeError, raft_id};
+use skep_runtime::keeper::ClientError;
 use skep_state::object::{IpamConfig, Raft};
 use skep_state::spec::{Availability, ClusterSpec, NodeRole, NodeSpec};
-use skep_state::{
-    Change, Cluster, JoinTokens, Network, Node, NodeState, NodeStatus, Transaction,
-};
+use skep_state::{Change, Cluster, JoinTokens, Network, Node, NodeState, NodeStatus, Transaction};
 
 use crate::address::{self, LocalAddress};
 use crate::handle::{InitRequest, JoinRequest};
 use crate::member::{Folders, Member};
-use crate::membership::{JOIN_WAIT, Local, Membership};
-use crate::rpc::{self, Hello, JoinExtra, JoinedExtra};
+use crate::membership::{JOIN_WAIT, Local, Membership, tear_down_network};
+use crate::rpc::{self, Hello, JoinExtra, JoinedExtra, LEFT};
 use crate::{NodeError, clock, durable};
 
 /// The network of published ports. A /16, where Docker's /24 runs out after some 250 tasks.
@@ -34,6 +31,9 @@ const TASK_HISTORY: i64 = 5;
 const DEFAULT_POOL: &str = "10.0.0.0/8";
 const DEFAULT_SUBNET_SIZE: u32 = 24;
 
+/// How often a leaving manager looks whether it is out of Raft.
+const GOODBYE_POLL: Duration = Duration::from_millis(20);
+
 /// How long a leaving manager tries to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(3);
 
@@ -47,7 +47,8 @@ pub(crate) async fn init(local: &Local, request: InitRequest) -> Result<Membersh
     let (listen, advertise) = addresses(local, &request.listen_addr, &request.advertise_addr)?;
     let now = SystemTime::now();
     let (node_id, cluster_id) = (clock::new_id(), random_id(rand::random()));
-    let authority = CertificateAuthority::generate(now).map_err(NodeError::internal("cannot make the swarm's CA"))?;
+    let authority =
+        CertificateAuthority::generate(now).map_err(NodeError::internal("cannot make the swarm's CA"))?;
     let key = NewKey::generate().map_err(NodeError::internal("cannot make this node's key"))?;
     let spec = with_defaults(request.spec);
     let expiry = Duration::from_nanos(spec.ca_config.node_cert_expiry);
@@ -91,14 +92,20 @@ pub(crate) async fn init(local: &Local, request: InitRequest) -> Result<Membersh
 /// Joins a swarm.
 pub(crate) async fn join_swarm(local: &Local, request: JoinRequest) -> Result<Membership, NodeError> {
     let (listen, advertise) = addresses(local, &request.listen_addr, &request.advertise_addr)?;
-    let token: JoinToken = request.join_token.trim().parse().map_err(|error| NodeError::Invalid(format!("{error}")))?;
+    let token: JoinToken =
+        request.join_token.trim().parse().map_err(|error| NodeError::Invalid(format!("{error}")))?;
     let mut remotes = Vec::new();
     for remote in &request.remote_addrs {
-        remotes.extend(address::remote_addresses(remote)?);
+        let remote = remote.clone();
+        let found = tokio::task::spawn_blocking(move || address::remote_addresses(&remote)).await;
+        remotes.extend(found.map_err(NodeError::internal("look the managers' addresses up"))??);
     }
     if remotes.is_empty() {
         return Err(NodeError::Invalid("at least one manager's address is needed to join".to_owned()));
     }
+    // Before anybody is asked: a node that could not listen must not be admitted.
+    std::net::UdpSocket::bind(listen)
+        .map_err(NodeError::internal(format!("cannot listen on {listen} (UDP)")))?;
     let key = NewKey::generate().map_err(NodeError::internal("cannot make this node's key"))?;
     let hello = Hello { description: local.description.clone(), addresses: vec![advertise.to_string()] };
     let extra = rpc::encode(&JoinExtra { hello, availability: request.availability });
@@ -109,8 +116,9 @@ pub(crate) async fn join_swarm(local: &Local, request: JoinRequest) -> Result<Me
         timeout: JOIN_WAIT,
     };
     let reply = join(options).await.map_err(|error| NodeError::Unavailable(error.to_string()))?;
-    let told: JoinedExtra = rpc::decode(&reply.extra)
-        .map_err(|error| NodeError::Unavailable(format!("the manager's answer is not understood: {error}")))?;
+    let told: JoinedExtra = rpc::decode(&reply.extra).map_err(|error| {
+        NodeError::Unavailable(format!("the manager's answer is not understood: {error}"))
+    })?;
     let identity = Identity::from_pem(key.key_pem(), &reply.chain_pem, &reply.ca_pem)
         .map_err(NodeError::internal("this node's certificate"))?;
     let role = match identity.role() {
@@ -127,7 +135,8 @@ pub(crate) async fn resume(local: &Local) -> Result<Option<Membership>, NodeErro
     let record = durable::read_json::<Member>(&folders.record())
         .map_err(NodeError::internal("cannot read this node's membership"))?;
     let Some(member) = record else { return Ok(None) };
-    let identity = Identity::load(&folders.identity()).map_err(NodeError::internal("cannot read this node's identity"))?;
+    let identity = Identity::load(&folders.identity())
+        .map_err(NodeError::internal("cannot read this node's identity"))?;
     Membership::start(local, identity, member, None).await.map(Some)
 }
 
@@ -140,9 +149,11 @@ async fn begin(
 ) -> Result<Membership, NodeError> {
     let folders = Folders::new(&local.config.root);
     // What a half-finished join or a torn-down membership may have left.
-    forget(&folders);
+    forget(local);
     let made = async {
-        identity.save(&folders.identity()).map_err(NodeError::internal("cannot save this node's identity"))?;
+        identity
+            .save(&folders.identity())
+            .map_err(NodeError::internal("cannot save this node's identity"))?;
         let membership = Membership::start(local, identity, member.clone(), first).await?;
         durable::write_json(&folders.record(), &member)
             .map_err(NodeError::internal("cannot save this node's membership"))?;
@@ -150,7 +161,8 @@ async fn begin(
     };
     let made = made.await;
     if made.is_err() {
-        forget(&folders);
+        tear_down_network(&member).await;
+        forget(local);
     }
     made
 }
@@ -158,10 +170,12 @@ async fn begin(
 /// Ends a membership: tasks, identity, state and network are gone afterwards.
 pub(crate) async fn leave(local: &Local, membership: &Membership) {
     say_goodbye(membership).await;
+    // Sessions first: what a leader says from now on must start nothing.
+    membership.stop_loops().await;
     membership.agent.stop_all().await;
     membership.stop().await;
-    membership.tear_down_network().await;
-    forget(&Folders::new(&local.config.root));
+    tear_down_network(&membership.member).await;
+    forget(local);
 }
 
 /// A manager takes itself out of the node list's managers, so that Raft counts it no longer; a worker says that it
@@ -170,8 +184,10 @@ async fn say_goodbye(membership: &Membership) {
     let own = membership.identity.node_id();
     let goodbye = async {
         let Some(raft) = &membership.raft else {
-            for peer in membership.mesh.peers() {
-                let left = membership.mesh.request(&peer.node_id, rpc::LEAVE, rpc::encode(&rpc::Leave {}), GOODBYE);
+            let peers = membership.mesh.peers();
+            for peer in peers.iter().filter(|peer| peer.control && peer.role == Some(Role::Manager)) {
+                let left =
+                    membership.mesh.request(&peer.node_id, rpc::LEAVE, rpc::encode(&rpc::Leave {}), GOODBYE);
                 if left.await.is_ok() {
                     return;
                 }
@@ -181,20 +197,26 @@ async fn say_goodbye(membership: &Membership) {
         if raft.members().len() < 2 {
             return;
         }
-        let node = raft.read(|state| state.nodes.get(own).cloned());
-        if let Some(mut node) = node {
+        // Somebody else may change the node at the same time; the loop ends with GOODBYE at the latest.
+        while let Some(mut node) = raft.read(|state| state.nodes.get(own).cloned()) {
             node.role = NodeRole::Worker;
             node.spec.role = NodeRole::Worker;
             node.raft = None;
             node.status.state = NodeState::Down;
-            "node left the swarm".clone_into(&mut node.status.message);
-            let transaction = Transaction { at: clock::now(), changes: vec![Change::PutNode(Box::new(node))] };
-            if let Err(error) = raft.propose_within(transaction, GOODBYE).await {
-                tracing::warn!(%error, "cannot tell the other managers that this node leaves");
+            LEFT.clone_into(&mut node.status.message);
+            let transaction =
+                Transaction { at: clock::now(), changes: vec![Change::PutNode(Box::new(node))] };
+            match raft.propose_within(transaction, GOODBYE).await {
+                Err(ProposeError::Conflict(_)) => continue,
+                Err(error) => tracing::warn!(%error, "cannot tell the other managers that this node leaves"),
+                // The leader's next look at the members takes this node out; if it leads, it must live to do so itself.
+                Ok(_) => {
+                    while raft.is_leader() {
+                        tokio::time::sleep(GOODBYE_POLL).await;
+                    }
+                }
             }
-            if let Err(error) = raft.remove_manager(own).await {
-                tracing::warn!(%error, "cannot leave Raft");
-            }
+            return;
         }
     };
     if tokio::time::timeout(GOODBYE, goodbye).await.is_err() {
@@ -202,19 +224,36 @@ async fn say_goodbye(membership: &Membership) {
     }
 }
 
-/// Forgets a membership that could not be taken up again.
-pub(crate) fn forget_all(local: &Local) {
-    forget(&Folders::new(&local.config.root));
+/// Forgets a membership that could not be taken up again: its containers and its network are still there.
+pub(crate) async fn forget_all(local: &Local) {
+    let keeper = std::sync::Arc::clone(&local.keeper);
+    let removed = tokio::task::spawn_blocking(move || {
+        for container in keeper.list()? {
+            keeper.delete(&container.id)?;
+        }
+        Ok::<(), ClientError>(())
+    });
+    if let Ok(Err(error)) = removed.await {
+        tracing::warn!(%error, "cannot remove all containers of the old membership");
+    }
+    if let Ok(Some(member)) = durable::read_json::<Member>(&Folders::new(&local.config.root).record()) {
+        tear_down_network(&member).await;
+    }
+    forget(local);
 }
 
-/// Removes everything about a membership from the disk, the record first.
-fn forget(folders: &Folders) {
-    for removed in [std::fs::remove_file(folders.record()), std::fs::remove_dir_all(folders.all())] {
-        match removed {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                tracing::warn!(%error, folder = %folders.all().display(), "cannot remove the old membership");
-            }
-            _ => {}
+/// Removes everything about a membership from the disk, the record first; volumes stay, as Docker's do.
+fn forget(local: &Local) {
+    let (folders, root) = (Folders::new(&local.config.root), &local.config.root);
+    let removed = [
+        std::fs::remove_file(folders.record()),
+        std::fs::remove_dir_all(folders.all()),
+        std::fs::remove_dir_all(root.join("agent")),
+        std::fs::remove_dir_all(root.join("containers")),
+    ];
+    for error in removed.into_iter().filter_map(Result::err) {
+        if error.kind() != std::io::ErrorKind::NotFound {
+            tracing::warn!(%error, root = %root.display(), "cannot remove all of the old membership");
         }
     }
 }

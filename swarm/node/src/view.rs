@@ -223,10 +223,8 @@ mod tests {
         task.node_id = node.to_owned();
         task.status.state = state;
         task.desired_state = TaskState::Running;
-        task.networks = vec![NetworkAttachment {
-            network_id: "n".to_owned(),
-            addresses: vec![format!("{address}/16")],
-        }];
+        task.networks =
+            vec![NetworkAttachment { network_id: "n".to_owned(), addresses: vec![format!("{address}/16")] }];
         task
     }
 
@@ -241,8 +239,7 @@ mod tests {
         }
         let mut service = Service::default();
         service.meta.id = "s".to_owned();
-        service.ports =
-            vec![PortConfig { published_port: 8080, target_port: 80, ..PortConfig::default() }];
+        service.ports = vec![PortConfig { published_port: 8080, target_port: 80, ..PortConfig::default() }];
         state.services.insert("s".to_owned(), service);
         for task in [
             task("t1", "a", "10.255.0.2", TaskState::Running),

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use crate::StoreError;
@@ -19,6 +20,7 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<File, StoreError>
         .write(true)
         .create(true)
         .truncate(true)
+        .mode(0o600) // the state holds the swarm's keys
         .open(&temporary)
         .map_err(StoreError::io("create", &temporary))?;
     file.write_all(bytes).map_err(StoreError::io("write", &temporary))?;

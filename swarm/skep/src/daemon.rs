@@ -112,7 +112,8 @@ async fn serve(flags: &Daemon) -> Result<(), DaemonError> {
 
 fn config(flags: &Daemon) -> NodeConfig {
     let hostname = flags.hostname.clone().unwrap_or_else(|| {
-        nix::unistd::gethostname().map_or_else(|_| "localhost".to_owned(), |name| name.to_string_lossy().into_owned())
+        nix::unistd::gethostname()
+            .map_or_else(|_| "localhost".to_owned(), |name| name.to_string_lossy().into_owned())
     });
     let respawn = if flags.respawn { std::env::args_os().collect() } else { Vec::<OsString>::new() };
     NodeConfig {

@@ -67,9 +67,13 @@ fn main() -> ExitCode {
         .unwrap_or_else(|| cli::client::DEFAULT_HOST.to_owned());
     let result: Result<ExitCode, String> = match arguments.command {
         Command::Client(command) => run_client(command, &host),
-        Command::Daemon(flags) => daemon::run(&flags).map(|()| ExitCode::SUCCESS).map_err(|error| describe(&error)),
+        Command::Daemon(flags) => {
+            daemon::run(&flags).map(|()| ExitCode::SUCCESS).map_err(|error| describe(&error))
+        }
         Command::Playground(command) => playground::run(command),
-        Command::Keeper(flags) => keeper::run(flags).map(|()| ExitCode::SUCCESS).map_err(|error| describe(&error)),
+        Command::Keeper(flags) => {
+            keeper::run(flags).map(|()| ExitCode::SUCCESS).map_err(|error| describe(&error))
+        }
         Command::Whoami { port } => whoami::serve(port)
             .map(|()| ExitCode::SUCCESS)
             .map_err(|error| format!("cannot serve on port {port}: {error}")),

@@ -8,8 +8,10 @@ use super::{Refusal, find};
 /// Changes name, labels, role or availability of a node.
 ///
 /// `reachable` says of a manager, by node ID, whether this manager hears it; it is asked about the managers that would
-/// be left after a demotion, this one included (of which it must say yes). After the transaction is committed the
-/// caller brings Raft's membership in line.
+/// be left after a demotion, this one included (of which it must say yes).
+///
+/// A node's role stands in its certificate, which is not renewed yet: so only a manager that is down can be demoted,
+/// which takes it out of Raft for good. Other changes of role go by leaving and joining with the other token.
 pub fn update_node(
     state: &State,
     reference: &str,
@@ -25,7 +27,16 @@ pub fn update_node(
     if node.spec.role == NodeRole::Manager && spec.role == NodeRole::Worker {
         check_demotion(state, node, reachable)?;
     }
-    let node = Node { spec, ..node.clone() };
+    if node.spec.role == NodeRole::Worker && spec.role == NodeRole::Manager {
+        return Err(Refusal::unimplemented(format!(
+            "promoting a node of the swarm is not supported: let node {} leave, and join with the manager token",
+            node.meta.id
+        )));
+    }
+    let mut node = Node { spec, ..node.clone() };
+    if node.spec.role == NodeRole::Worker {
+        (node.role, node.raft) = (NodeRole::Worker, None);
+    }
     Ok(Transaction { at, changes: vec![Change::PutNode(Box::new(node))] })
 }
 
@@ -50,6 +61,12 @@ pub fn remove_node(
 }
 
 fn check_demotion(state: &State, node: &Node, reachable: impl Fn(&str) -> bool) -> Result<(), Refusal> {
+    if node.status.state != NodeState::Down {
+        return Err(Refusal::unimplemented(format!(
+            "demoting a manager that is up is not supported: let node {} leave with --force, and join with the worker token",
+            node.meta.id
+        )));
+    }
     let rest: Vec<&Node> = state
         .nodes
         .values()
@@ -95,7 +112,11 @@ mod tests {
     }
 
     fn demote(state: &State, id: &str, reachable: impl Fn(&str) -> bool) -> Result<Transaction, Refusal> {
-        update_node(state, id, 7, NodeSpec::default(), reachable, Timestamp::default())
+        let mut state = state.clone();
+        if let Some(node) = state.nodes.get_mut(id) {
+            node.status.state = NodeState::Down;
+        }
+        update_node(&state, id, 7, NodeSpec::default(), reachable, Timestamp::default())
     }
 
     #[test]
@@ -127,8 +148,20 @@ mod tests {
             demote(&state(3), "n1", |id| id == "n2").unwrap_err().message.contains("loss of quorum"),
             "of the two left only one is heard"
         );
-        assert!(demote(&state(3), "n1", |_| true).is_ok());
+        let demoted = demote(&state(3), "n1", |_| true).unwrap();
+        let [Change::PutNode(node)] = demoted.changes.as_slice() else { panic!("{demoted:?}") };
+        assert_eq!((node.role, node.raft), (NodeRole::Worker, None), "it is out of Raft by the same change");
         assert!(demote(&state(3), "n3", |id| id != "n3").is_ok(), "a silent manager may be demoted");
+    }
+
+    #[test]
+    fn the_role_of_a_node_that_is_up_stays() {
+        let state = state(3);
+        let promote = NodeSpec { role: NodeRole::Manager, ..NodeSpec::default() };
+        let promoted = update_node(&state, "n4", 7, promote, |_| true, Timestamp::default());
+        assert_eq!(promoted.unwrap_err().kind, RefusalKind::Unimplemented);
+        let demoted = update_node(&state, "n1", 7, NodeSpec::default(), |_| true, Timestamp::default());
+        assert_eq!(demoted.unwrap_err().kind, RefusalKind::Unimplemented);
     }
 
     #[test]

@@ -32,11 +32,46 @@ const CPU_PERIOD_US: u64 = 100_000;
 
 /// What `--cap-add ALL` stands for (capabilities(7)).
 const ALL_CAPABILITIES: &[&str] = &[
-    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
-    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
-    "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
-    "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
-    "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
     "CHECKPOINT_RESTORE",
 ];
 
@@ -111,7 +146,10 @@ pub(crate) fn write(folder: &Path, input: &BundleInput<'_>) -> Result<(), Bundle
     let hostname = hostname(input);
     put(&folder.join("hostname"), &format!("{hostname}\n"))?;
     put(&folder.join("hosts"), &hosts(&hostname, input.task.address(), &container.hosts))?;
-    put(&folder.join("resolv.conf"), &resolv_conf(container, &fs::read_to_string(RESOLV_CONF).unwrap_or_default()))?;
+    put(
+        &folder.join("resolv.conf"),
+        &resolv_conf(container, &fs::read_to_string(RESOLV_CONF).unwrap_or_default()),
+    )?;
     let spec = spec(folder, input, &hostname)?;
     skep_runtime::spec::write_bundle(folder, &spec)
         .map_err(|source| BundleError::Configuration(Box::new(source)))
@@ -224,7 +262,8 @@ fn environment(input: &BundleInput<'_>, hostname: &str) -> Vec<String> {
     set(&format!("SKEP_SERVICE_NAME={}", task.service_name));
     set(&format!("SKEP_NODE_ID={}", input.node.0));
     set(&format!("SKEP_NODE_NAME={}", input.node.1));
-    let from_image = input.image.config().as_ref().and_then(|config| config.env().clone()).unwrap_or_default();
+    let from_image =
+        input.image.config().as_ref().and_then(|config| config.env().clone()).unwrap_or_default();
     from_image.iter().for_each(|line| set(line));
     for line in &task.spec.container_spec.env {
         set(&expand(line, input));
@@ -357,7 +396,11 @@ fn rlimits(container: &ContainerSpec) -> Result<Vec<PosixRlimit>, BundleError> {
             .map_err(|_| BundleError::Ulimit(limit.name.clone()))?;
             // Below 0 means without limit, as `ulimit -n unlimited`.
             let number = |value: i64| u64::try_from(value).unwrap_or(u64::MAX);
-            Ok(PosixRlimitBuilder::default().typ(kind).hard(number(limit.hard)).soft(number(limit.soft)).build()?)
+            Ok(PosixRlimitBuilder::default()
+                .typ(kind)
+                .hard(number(limit.hard))
+                .soft(number(limit.soft))
+                .build()?)
         })
         .collect()
 }
@@ -373,7 +416,8 @@ fn resources(
         let swap = asked.swap_bytes.map_or(limits.memory_bytes.saturating_mul(2), |swap| {
             limits.memory_bytes.saturating_add(swap.max(0))
         });
-        resources.set_memory(Some(LinuxMemoryBuilder::default().limit(limits.memory_bytes).swap(swap).build()?));
+        resources
+            .set_memory(Some(LinuxMemoryBuilder::default().limit(limits.memory_bytes).swap(swap).build()?));
     }
     if limits.nano_cpus > 0 {
         let quota = i128::from(limits.nano_cpus) * i128::from(CPU_PERIOD_US) / 1_000_000_000;
@@ -410,10 +454,8 @@ fn user_mount(mount: &Mount, volumes: &Path) -> Result<OciMount, BundleError> {
                 return Err(refuse(format!("invalid volume name {:?}", mount.source)));
             }
             let source = volumes.join(&mount.source).join("_data");
-            fs::create_dir_all(&source).map_err(|source_error| BundleError::Write {
-                path: source.clone(),
-                source: source_error,
-            })?;
+            fs::create_dir_all(&source)
+                .map_err(|source_error| BundleError::Write { path: source.clone(), source: source_error })?;
             bind(&source, &mount.target, mount.read_only)
         }
         "tmpfs" => {
@@ -485,7 +527,11 @@ mod tests {
         assert_eq!(command(&container, &image).unwrap(), ["/entry", "given"]);
         container.command = vec!["/other".to_owned()];
         container.args.clear();
-        assert_eq!(command(&container, &image).unwrap(), ["/other"], "a new entrypoint drops the image's command");
+        assert_eq!(
+            command(&container, &image).unwrap(),
+            ["/other"],
+            "a new entrypoint drops the image's command"
+        );
     }
 
     #[test]
@@ -496,7 +542,8 @@ mod tests {
         task.spec.container_spec.env =
             vec!["A={{.Task.Name}} on {{ .Node.Hostname }}".to_owned(), "B={{.Unknown}} {{open".to_owned()];
         let environment = environment(&input(&task, &image), "host");
-        for expected in ["A=web.2.t1 on node-1", "B={{.Unknown}} {{open", "PATH=/bin", "SKEP_TASK_NAME=web.2"] {
+        for expected in ["A=web.2.t1 on node-1", "B={{.Unknown}} {{open", "PATH=/bin", "SKEP_TASK_NAME=web.2"]
+        {
             assert!(environment.iter().any(|line| line == expected), "{expected} not in {environment:?}");
         }
         assert_eq!(environment.iter().filter(|line| line.starts_with("PATH=")).count(), 1);
@@ -504,7 +551,8 @@ mod tests {
 
     #[test]
     fn a_loopback_resolver_of_the_host_is_left_out() {
-        let text = resolv_conf(&ContainerSpec::default(), "nameserver 127.0.0.53\nnameserver 9.9.9.9\nsearch lan\n");
+        let text =
+            resolv_conf(&ContainerSpec::default(), "nameserver 127.0.0.53\nnameserver 9.9.9.9\nsearch lan\n");
         assert_eq!(text, "nameserver 9.9.9.9\nsearch lan\n");
     }
 

@@ -2,15 +2,16 @@
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use parking_lot::Mutex;
-use skep_runtime::keeper::{ClientError, ContainerStatus, Event, Exit, KeeperClient, KeeperEvents};
+use skep_runtime::keeper::{ClientError, ContainerStatus, Event, Exit, KeeperEvents};
 use tokio::sync::oneshot;
+
+use crate::keeper::Keeper;
 
 /// Pause before the keeper is asked again after its event stream broke.
 const RECONNECT: Duration = Duration::from_millis(200);
@@ -29,6 +30,11 @@ impl Exits {
         receiver
     }
 
+    /// Nobody waits for a container any more.
+    pub(crate) fn forget(&self, container_id: &str) {
+        self.waiting.lock().remove(container_id);
+    }
+
     fn deliver(&self, container_id: &str, exit: Exit) {
         if let Some(waiting) = self.waiting.lock().remove(container_id) {
             // A runner that has gone does not care any more.
@@ -38,11 +44,15 @@ impl Exits {
 
     /// Follows the keeper for as long as the process lives, on a thread of its own. After each (re)connection the list
     /// of containers is compared with who waits, so that an end in between is delivered too.
-    pub(crate) fn follow(self: Arc<Self>, run_dir: PathBuf, keeper: Arc<KeeperClient>) -> std::io::Result<()> {
+    pub(crate) fn follow(self: Arc<Self>, keeper: Arc<Keeper>) -> std::io::Result<()> {
         let follow = move || {
+            let mut told = false;
             loop {
-                if let Err(error) = self.follow_once(&run_dir, &keeper) {
-                    tracing::warn!(%error, "lost the keeper's events");
+                let followed = keeper.ensure().and_then(|()| self.follow_once(&keeper, &mut told));
+                if let Err(error) = followed
+                    && !std::mem::replace(&mut told, true)
+                {
+                    tracing::warn!(%error, "lost the keeper; looking for it");
                 }
                 std::thread::sleep(RECONNECT);
             }
@@ -50,8 +60,9 @@ impl Exits {
         std::thread::Builder::new().name("keeper-events".to_owned()).spawn(follow).map(drop)
     }
 
-    fn follow_once(&self, run_dir: &Path, keeper: &KeeperClient) -> Result<(), ClientError> {
-        let mut events = KeeperEvents::connect(run_dir)?;
+    fn follow_once(&self, keeper: &Keeper, told: &mut bool) -> Result<(), ClientError> {
+        let mut events = KeeperEvents::connect(keeper.run_dir())?;
+        *told = false;
         for container in keeper.list()? {
             if let ContainerStatus::Exited(exit) = container.status {
                 self.deliver(&container.id, exit);

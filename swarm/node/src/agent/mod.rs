@@ -8,13 +8,12 @@ mod runner;
 mod session;
 mod statuses;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use skep_netns::{HostNetwork, NamespacePool};
-use skep_runtime::keeper::{ContainerStatus, KeeperClient};
 use skep_state::{Task, TaskState};
 use tokio::sync::{Notify, watch};
 use tokio_util::task::TaskTracker;
@@ -27,6 +26,7 @@ pub(crate) use statuses::Statuses;
 use crate::dataplane::DataPlane;
 use crate::durable;
 use crate::images::Images;
+use crate::keeper::Keeper;
 use crate::view::{Assignments, NodeView};
 use runner::{Runner, Wish, container_id, host_ifname};
 
@@ -41,7 +41,7 @@ pub(crate) struct AgentContext {
     /// How the names of containers' links start.
     pub host_prefix: String,
     /// Owns the containers.
-    pub keeper: Arc<KeeperClient>,
+    pub keeper: Arc<Keeper>,
     /// Finds images.
     pub images: Arc<Images>,
     /// This host's network.
@@ -59,7 +59,8 @@ pub(crate) struct Agent {
     context: Arc<AgentContext>,
     data: Arc<DataPlane>,
     view: Mutex<NodeView>,
-    runners: Mutex<HashMap<String, watch::Sender<Wish>>>,
+    /// `None` once this node leaves: nothing is started any more.
+    runners: Mutex<Option<HashMap<String, watch::Sender<Wish>>>>,
     tracker: TaskTracker,
     file: PathBuf,
     unsaved: Notify,
@@ -67,18 +68,30 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// An agent that goes on with what it knew before the last stop.
-    pub(crate) fn new(context: AgentContext, data: Arc<DataPlane>) -> Arc<Self> {
+    /// An agent that goes on with what it knew before the last stop, after removing what nothing accounts for.
+    pub(crate) async fn start(context: AgentContext, data: Arc<DataPlane>) -> Arc<Self> {
         let file = context.root.join("agent").join("view.json");
-        let remembered = durable::read_json::<NodeView>(&file).unwrap_or_else(|error| {
-            tracing::warn!(file = %file.display(), %error, "cannot read the last assignments; waiting for a manager");
-            None
-        });
+        let remembered = durable::read_json::<NodeView>(&file);
+        let context = Arc::new(context);
+        match &remembered {
+            Ok(view) => {
+                let tasks = view.iter().flat_map(|view| view.tasks.keys());
+                let known: BTreeSet<String> = tasks.map(|id| container_id(id)).collect();
+                let sweeper = Arc::clone(&context);
+                // Before anything runs: what is started from now on must not be taken for a left-over.
+                let _ = tokio::task::spawn_blocking(move || sweep(&sweeper, &known)).await;
+            }
+            // Which containers are left-overs cannot be told, so all stay until a manager says.
+            Err(error) => {
+                tracing::warn!(file = %file.display(), %error, "cannot read the last assignments; waiting for a manager");
+            }
+        }
+        let remembered = remembered.ok().flatten();
         let agent = Arc::new(Self {
-            context: Arc::new(context),
+            context,
             data,
             view: Mutex::new(NodeView::default()),
-            runners: Mutex::new(HashMap::new()),
+            runners: Mutex::new(Some(HashMap::new())),
             tracker: TaskTracker::new(),
             file,
             unsaved: Notify::new(),
@@ -102,6 +115,8 @@ impl Agent {
 
     /// Takes what the leader says: routes and ports first, so that a task is reachable when it starts.
     pub(crate) fn apply(&self, change: Assignments) {
+        let mut guard = self.runners.lock();
+        let Some(runners) = guard.as_mut() else { return };
         let mut view = self.view.lock();
         let before = view.clone();
         view.apply(change);
@@ -109,9 +124,9 @@ impl Agent {
             return;
         }
         self.data.update(&self.context.node_id, &view);
-        let mut runners = self.runners.lock();
         for (id, wish) in runners.iter() {
-            let wanted = view.tasks.get(id).filter(|task| task.desired_state != TaskState::Remove || !ended(task));
+            let wanted =
+                view.tasks.get(id).filter(|task| task.desired_state != TaskState::Remove || !ended(task));
             wish.send_if_modified(|known| {
                 let differs = known.as_ref() != wanted;
                 if differs {
@@ -126,8 +141,8 @@ impl Agent {
                 runners.insert(id.clone(), self.spawn(task));
             }
         }
-        drop(runners);
         drop(view);
+        drop(guard);
         self.unsaved.notify_one();
         self.changed.notify_one();
     }
@@ -156,42 +171,35 @@ impl Agent {
         }
     }
 
-    /// Removes what no assigned task accounts for: containers and links left by a crash.
-    pub(crate) fn sweep(&self) {
-        let known: Vec<String> = self.view(|view| view.tasks.keys().map(|id| container_id(id)).collect());
-        let containers = self.context.keeper.list().unwrap_or_else(|error| {
-            tracing::warn!(%error, "cannot list the keeper's containers");
-            Vec::new()
-        });
-        for container in &containers {
-            if !known.contains(&container.id) {
-                tracing::info!(container = %container.id, "removing a container that no task accounts for");
-                if let Err(error) = self.context.keeper.delete(&container.id) {
-                    tracing::warn!(container = %container.id, %error, "cannot remove it");
-                }
-            }
-        }
-        let living: Vec<String> = containers
-            .iter()
-            .filter(|container| known.contains(&container.id) && !matches!(container.status, ContainerStatus::Exited(_)))
-            .map(|container| host_ifname(&self.context.host_prefix, &container.id))
-            .collect();
-        for attached in self.context.network.attachments().unwrap_or_default() {
-            if !living.contains(&attached.host_ifname) {
-                let _ = self.context.network.detach(&attached.host_ifname);
-            }
-        }
-    }
-
     /// Stops every task and waits until all are gone: this node leaves the swarm.
     pub(crate) async fn stop_all(&self) {
-        for (_, wish) in self.runners.lock().drain() {
+        for (_, wish) in self.runners.lock().take().into_iter().flatten() {
             wish.send_replace(None);
         }
         self.tracker.close();
         self.tracker.wait().await;
         *self.view.lock() = NodeView::default();
-        let _ = tokio::fs::remove_dir_all(self.context.root.join("agent")).await;
+    }
+}
+
+/// Removes what no assigned task accounts for: containers and links left by a crash. Blocks.
+fn sweep(context: &AgentContext, known: &BTreeSet<String>) {
+    let containers = context.keeper.list().unwrap_or_else(|error| {
+        tracing::warn!(%error, "cannot list the keeper's containers");
+        Vec::new()
+    });
+    for container in containers.iter().filter(|container| !known.contains(&container.id)) {
+        tracing::info!(container = %container.id, "removing a container that no task accounts for");
+        if let Err(error) = context.keeper.delete(&container.id) {
+            tracing::warn!(container = %container.id, %error, "cannot remove it");
+        }
+    }
+    // A known task's link is its runner's affair.
+    let links: BTreeSet<String> = known.iter().map(|id| host_ifname(&context.host_prefix, id)).collect();
+    for attached in context.network.attachments().unwrap_or_default() {
+        if !links.contains(&attached.host_ifname) {
+            let _ = context.network.detach(&attached.host_ifname);
+        }
     }
 }
 

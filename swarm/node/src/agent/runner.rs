@@ -21,7 +21,7 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 use skep_netns::Attachment;
 use skep_runtime::keeper::{
-    ClientError, ContainerStatus as Kept, CreateContainer, Exit, KeeperClient, LogOptions, RefusalKind, Rootfs,
+    ClientError, ContainerStatus as Kept, CreateContainer, Exit, LogOptions, RefusalKind, Rootfs,
 };
 use skep_state::object::ContainerStatus;
 use skep_state::{Task, TaskState, TaskStatus};
@@ -30,6 +30,7 @@ use tokio::sync::{oneshot, watch};
 use super::AgentContext;
 use super::bundle::{self, BundleInput};
 use crate::clock;
+use crate::keeper::Keeper;
 
 /// Time between the moment at which a task gets no new connections any more (on every node, the same commit tells
 /// them) and its stop signal.
@@ -77,10 +78,11 @@ impl Runner {
             self.report_end(&id, state, message, exit_code);
         }
         // The status must be with the managers before the keeper's record of it goes.
+        self.context.exits.forget(&id);
         let known = |wish: &Wish| wish.as_ref().is_none_or(|task| task.status.state.is_terminal());
-        let _ = self.wish.wait_for(known).await;
+        wished(&mut self.wish, known).await;
         self.remove_container(&id).await;
-        let _ = self.wish.wait_for(Option::is_none).await;
+        wished(&mut self.wish, Option::is_none).await;
         self.context.statuses.forget(&self.task.meta.id);
         let folder = self.folder(&id);
         if let Err(error) = tokio::fs::remove_dir_all(&folder).await
@@ -95,7 +97,7 @@ impl Runner {
         if self.task.status.state.is_terminal() {
             return None;
         }
-        let exit = self.context.exits.expect(id);
+        let mut exit = self.context.exits.expect(id);
         let kept = self.ask(id, |keeper, id| keeper.get(id)).await;
         match kept {
             Ok(container) => match container.status {
@@ -106,11 +108,18 @@ impl Runner {
                 }
                 Kept::Exited(exit) => return Some(verdict(&exit)),
                 // Built, but the daemon died before it was started: build it again.
-                Kept::Created => self.remove_container(id).await,
+                Kept::Created => {
+                    self.remove_container(id).await;
+                    exit = self.context.exits.expect(id);
+                }
             },
             Err(ClientError::Refused(refusal)) if refusal.kind == RefusalKind::NotFound => {
                 if self.task.status.state >= TaskState::Running {
-                    return Some((TaskState::Failed, "the container was lost when its host went down".to_owned(), None));
+                    return Some((
+                        TaskState::Failed,
+                        "the container was lost when its host went down".to_owned(),
+                        None,
+                    ));
                 }
             }
             Err(error) => return Some((TaskState::Failed, format!("cannot ask the keeper: {error}"), None)),
@@ -134,7 +143,7 @@ impl Runner {
         let mut wish = self.wish.clone();
         let obtained = tokio::select! {
             obtained = context.images.obtain(&reference) => obtained,
-            _ = wish.wait_for(unwanted) => return Ok(None),
+            () = wished(&mut wish, unwanted) => return Ok(None),
         };
         let (image, layers) = obtained.map_err(|error| rejected(error.to_string()))?;
         let folder = self.folder(id);
@@ -158,7 +167,8 @@ impl Runner {
             self.report(TaskState::Ready, "prepared");
         }
         let wanted = |wish: &Wish| wish.as_ref().is_none_or(|task| task.desired_state >= TaskState::Running);
-        if self.wish.wait_for(wanted).await.map_or(true, |wish| unwanted(&wish)) {
+        wished(&mut self.wish, wanted).await;
+        if unwanted(&self.wish.borrow()) {
             return Ok(None);
         }
         self.report(TaskState::Starting, "starting");
@@ -202,11 +212,15 @@ impl Runner {
     }
 
     /// Waits for the container's end, or stops it when it is not wanted any more.
-    async fn until_end(&mut self, id: &str, mut exit: oneshot::Receiver<Exit>) -> (TaskState, String, Option<i32>) {
+    async fn until_end(
+        &mut self,
+        id: &str,
+        mut exit: oneshot::Receiver<Exit>,
+    ) -> (TaskState, String, Option<i32>) {
         let mut wish = self.wish.clone();
         tokio::select! {
             exit = &mut exit => return ended(exit),
-            _ = wish.wait_for(unwanted) => {}
+            () = wished(&mut wish, unwanted) => {}
         }
         tokio::select! {
             exit = &mut exit => return ended(exit),
@@ -221,7 +235,8 @@ impl Runner {
         let code = match tokio::time::timeout(grace, &mut exit).await {
             Ok(exit) => exit.ok().map(|exit| exit.code()),
             Err(_) => {
-                if let Err(error) = self.ask(id, |keeper, id| keeper.kill(id, nix::libc::SIGKILL, true)).await {
+                if let Err(error) = self.ask(id, |keeper, id| keeper.kill(id, nix::libc::SIGKILL, true)).await
+                {
                     tracing::warn!(task = %self.task.name(), %error, "cannot kill");
                 }
                 exit.await.ok().map(|exit| exit.code())
@@ -247,7 +262,7 @@ impl Runner {
     async fn ask<T, F>(&self, id: &str, question: F) -> Result<T, ClientError>
     where
         T: Send + 'static,
-        F: FnOnce(&KeeperClient, &str) -> Result<T, ClientError> + Send + 'static,
+        F: FnOnce(&Keeper, &str) -> Result<T, ClientError> + Send + 'static,
     {
         let (keeper, id) = (Arc::clone(&self.context.keeper), id.to_owned());
         tokio::task::spawn_blocking(move || question(&keeper, &id))
@@ -260,7 +275,12 @@ impl Runner {
     }
 
     fn report(&self, state: TaskState, message: &str) {
-        self.set(TaskStatus { timestamp: clock::now(), state, message: message.to_owned(), ..TaskStatus::default() });
+        self.set(TaskStatus {
+            timestamp: clock::now(),
+            state,
+            message: message.to_owned(),
+            ..TaskStatus::default()
+        });
     }
 
     fn report_running(&self, id: &str, pid: i32) {
@@ -296,6 +316,14 @@ impl Runner {
 
     fn set(&self, status: TaskStatus) {
         self.context.statuses.set(&self.task.meta.id, status);
+    }
+}
+
+/// Waits until the managers wish something. When nobody can wish any more the daemon stops: the task is left as it is,
+/// for the next daemon to go on with.
+async fn wished(wish: &mut watch::Receiver<Wish>, is: impl FnMut(&Wish) -> bool) {
+    if wish.wait_for(is).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -23,7 +23,11 @@ const FAILED: u16 = 2;
 const ATTEMPTS: usize = 8;
 
 /// Decides on a node that wants to join. Nothing is left of one that is refused.
-pub(crate) async fn admit(raft: &RaftNode, remote: SocketAddr, request: JoinRequest) -> Result<JoinReply, RemoteError> {
+pub(crate) async fn admit(
+    raft: &RaftNode,
+    remote: SocketAddr,
+    request: JoinRequest,
+) -> Result<JoinReply, RemoteError> {
     let failed = |reason: String| RemoteError::new(FAILED, reason);
     let extra: JoinExtra = rpc::decode(&request.extra).map_err(failed)?;
     let cluster = raft
@@ -43,7 +47,8 @@ pub(crate) async fn admit(raft: &RaftNode, remote: SocketAddr, request: JoinRequ
         .map_err(|error| RemoteError::new(REFUSED, error.to_string()))?;
     commit(raft, &node_id, role, &extra, remote).await.map_err(failed)?;
     tracing::info!(%remote, node = %node_id, ?role, hostname = %extra.hello.description.hostname, "admitted a node");
-    let extra = raft.read(|state| JoinedExtra { managers: managers(state, &node_id), subnets: subnets(state) });
+    let extra =
+        raft.read(|state| JoinedExtra { managers: managers(state, &node_id), subnets: subnets(state) });
     Ok(JoinReply { chain_pem, ca_pem: cluster.ca_cert, extra: rpc::encode(&extra) })
 }
 
@@ -70,7 +75,13 @@ async fn commit(
 }
 
 /// The entry of a node that joins.
-fn new_node(state: &State, node_id: &str, role: NodeRole, extra: &JoinExtra, remote: SocketAddr) -> Option<Node> {
+fn new_node(
+    state: &State,
+    node_id: &str,
+    role: NodeRole,
+    extra: &JoinExtra,
+    remote: SocketAddr,
+) -> Option<Node> {
     let mut node = Node {
         spec: NodeSpec { role, availability: extra.availability, ..NodeSpec::default() },
         description: extra.hello.description.clone(),
@@ -114,7 +125,11 @@ fn managers(state: &State, except: &str) -> Vec<(String, Vec<String>)> {
 }
 
 fn subnets(state: &State) -> Vec<String> {
-    state.networks.values().flat_map(|network| network.ipam.iter().map(|range| range.subnet.clone())).collect()
+    state
+        .networks
+        .values()
+        .flat_map(|network| network.ipam.iter().map(|range| range.subnet.clone()))
+        .collect()
 }
 
 fn mesh_role(role: NodeRole) -> Role {

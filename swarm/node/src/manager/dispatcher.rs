@@ -70,7 +70,6 @@ impl Dispatcher {
         let mut updates = self.raft.subscribe();
         self.deliver(Message::Arrived { node_id: node_id.clone(), hello }).await;
         let mut leadership = self.raft.watch_leader();
-        let own = self.raft.leader();
         let outwards = async {
             let mut sent = self.view(&node_id);
             let mut first = sent.complete();
@@ -99,7 +98,7 @@ impl Dispatcher {
         tokio::select! {
             () = outwards => {}
             () = inwards => {}
-            _ = leadership.wait_for(|now| now.leader != own) => {}
+            _ = leadership.wait_for(|_| !self.raft.is_leader()) => {}
         }
     }
 

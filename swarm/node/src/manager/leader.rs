@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use skep_control::{TickInput, tick};
+use skep_control::{MAX_CHANGES, TickInput, tick};
 use skep_mesh::Mesh;
 use skep_raft::{ProposeError, RaftNode, Subscription};
 use skep_state::spec::NodeRole;
@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 
 use super::Message;
 use crate::clock;
-use crate::rpc::Hello;
+use crate::rpc::{Hello, LEFT};
 
 /// How often silence is looked for.
 const HEALTH_PERIOD: Duration = Duration::from_millis(100);
@@ -35,8 +35,11 @@ const SILENCE_RTTS: u32 = 8;
 /// A new leader waits so long for nodes that it has not heard yet.
 const FIRST_CONTACT: Duration = Duration::from_millis(2500);
 
-/// Messages taken into one commit.
+/// Messages taken at once.
 const BATCH: usize = 256;
+
+/// Longest text of a report that is kept.
+const TEXT_BYTES: usize = 4096;
 
 /// The longest sleep between two ticks: a bound on the harm of a wrong deadline.
 const MAX_SLEEP: Duration = Duration::from_secs(5);
@@ -54,6 +57,10 @@ struct Term {
     since: Instant,
     /// Nodes with a session in this term and what they said of themselves.
     arrived: BTreeMap<String, Hello>,
+    /// Arrivals that are not in the state yet.
+    arriving: BTreeSet<String>,
+    /// Reports that are not committed yet, by task: a commit that failed is tried again, since nobody says them twice.
+    pending: BTreeMap<String, (String, TaskStatus)>,
     /// Managers that are being added to or removed from Raft right now.
     membership_change: Option<tokio::task::JoinHandle<()>>,
 }
@@ -77,7 +84,13 @@ impl Leader {
 
     async fn lead(&mut self) {
         let mut updates = self.raft.subscribe();
-        let mut term = Term { since: Instant::now(), arrived: BTreeMap::new(), membership_change: None };
+        let mut term = Term {
+            since: Instant::now(),
+            arrived: BTreeMap::new(),
+            arriving: BTreeSet::new(),
+            pending: BTreeMap::new(),
+            membership_change: None,
+        };
         let mut health = tokio::time::interval(HEALTH_PERIOD);
         health.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut wakeup = Instant::now();
@@ -90,44 +103,62 @@ impl Leader {
                 _ = health.tick() => {
                     self.check_health(&term).await;
                     self.reconcile_managers(&mut term);
-                    continue;
+                    if term.pending.is_empty() && term.arriving.is_empty() {
+                        continue;
+                    }
                 }
                 () = tokio::time::sleep_until(wakeup.into()) => {}
             }
-            if !messages.is_empty() {
-                self.take(messages, &mut term).await;
-            }
+            self.take(messages, &mut term).await;
             wakeup = Instant::now() + self.decide().await;
         }
     }
 
     /// Commits what agents reported.
     async fn take(&self, messages: Vec<Message>, term: &mut Term) {
-        let mut statuses: BTreeMap<String, (String, TaskStatus)> = BTreeMap::new();
         for message in messages {
             match message {
-                Message::Arrived { node_id, hello } => drop(term.arrived.insert(node_id, hello)),
-                Message::Statuses { node_id, statuses: reported } => {
-                    statuses.extend(reported.into_iter().map(|(task, status)| (task, (node_id.clone(), status))));
+                Message::Arrived { node_id, hello } => {
+                    term.arrived.insert(node_id.clone(), hello);
+                    term.arriving.insert(node_id);
+                }
+                Message::Statuses { node_id, statuses } => {
+                    let bounded =
+                        statuses.into_iter().map(|(task, status)| (task, (node_id.clone(), cut(status))));
+                    term.pending.extend(bounded);
                 }
             }
         }
-        self.commit(|state| {
-            let mut changes: Vec<Change> = term
-                .arrived
-                .iter()
-                .filter_map(|(node_id, hello)| self.arrival(state, node_id, hello))
-                .collect();
-            for (task_id, (node_id, status)) in &statuses {
-                // A node speaks for its own tasks only.
-                let task = state.tasks.get(task_id).filter(|task| task.node_id == *node_id);
-                if let Some(task) = task.and_then(|task| skep_control::task_status_update(task, status.clone())) {
-                    changes.push(Change::PutTask(Box::new(task)));
-                }
+        while !term.pending.is_empty() || !term.arriving.is_empty() {
+            let batch: Vec<String> = term.pending.keys().take(MAX_CHANGES).cloned().collect();
+            let committed = self
+                .commit(|state| {
+                    let arriving = term.arriving.iter().filter_map(|id| Some((id, term.arrived.get(id)?)));
+                    let mut changes: Vec<Change> =
+                        arriving.filter_map(|(id, hello)| self.arrival(state, id, hello)).collect();
+                    for task_id in &batch {
+                        let Some((node_id, status)) = term.pending.get(task_id) else { continue };
+                        // A node speaks for its own tasks only.
+                        let task = state.tasks.get(task_id).filter(|task| task.node_id == *node_id);
+                        let updated =
+                            task.and_then(|task| skep_control::task_status_update(task, status.clone()));
+                        changes.extend(updated.map(|task| Change::PutTask(Box::new(task))));
+                    }
+                    changes
+                })
+                .await;
+            if !committed {
+                return;
             }
-            changes
-        })
-        .await;
+            for task_id in &batch {
+                term.pending.remove(task_id);
+            }
+            // One that is not heard yet arrives with its first heartbeat.
+            term.arriving.retain(|id| *id != self.node_id && !self.is_heard(id));
+            if batch.is_empty() {
+                return;
+            }
+        }
     }
 
     /// A node with a session is ready, at the address where it is seen, with what it says of itself.
@@ -167,9 +198,7 @@ impl Leader {
         });
         let back = self.raft.read(|state| {
             state.nodes.values().any(|node| {
-                node.status.state == NodeState::Down
-                    && term.arrived.contains_key(&node.meta.id)
-                    && self.is_heard(&node.meta.id)
+                is_lost(node) && term.arrived.contains_key(&node.meta.id) && self.is_heard(&node.meta.id)
             })
         });
         if !silent && !back {
@@ -181,7 +210,7 @@ impl Leader {
                 let id = &node.meta.id;
                 if self.is_silent(node, term) {
                     changes.extend(skep_control::node_down(state, id));
-                } else if node.status.state == NodeState::Down && self.is_heard(id) {
+                } else if is_lost(node) && self.is_heard(id) {
                     changes.extend(term.arrived.get(id).and_then(|hello| self.arrival(state, id, hello)));
                 }
             }
@@ -222,35 +251,40 @@ impl Leader {
         if plan.changes.is_empty() {
             return plan.next_wakeup.map_or(MAX_SLEEP, |at| at.since(now).min(MAX_SLEEP));
         }
-        // Its own commit wakes the loop again, so one tick is enough here.
-        self.propose(plan.changes, now).await;
-        MAX_SLEEP
+        match self.propose(plan.changes, now).await {
+            // Its own commit wakes the loop again, so one tick is enough here.
+            Ok(_) => MAX_SLEEP,
+            Err(error) => {
+                tracing::debug!(%error, "a plan was not committed; deciding anew");
+                HEALTH_PERIOD
+            }
+        }
     }
 
     /// Computes changes from the state and commits them; a conflict means that the state moved, so once more.
-    async fn commit(&self, mut changes: impl FnMut(&State) -> Vec<Change>) {
+    /// False when they could not be committed.
+    async fn commit(&self, mut changes: impl FnMut(&State) -> Vec<Change>) -> bool {
         loop {
             let now = clock::now();
             let computed = self.raft.read(&mut changes);
-            if computed.is_empty() || self.propose(computed, now).await {
-                return;
+            if computed.is_empty() {
+                return true;
+            }
+            match self.propose(computed, now).await {
+                Ok(_) => return true,
+                Err(ProposeError::Conflict(conflict)) if self.raft.is_leader() => {
+                    tracing::debug!(%conflict, "the state moved meanwhile");
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot commit");
+                    return false;
+                }
             }
         }
     }
 
-    /// Whether it is settled: committed, or of no use to try again.
-    async fn propose(&self, changes: Vec<Change>, at: Timestamp) -> bool {
-        match self.raft.propose(Transaction { at, changes }).await {
-            Ok(_) => true,
-            Err(ProposeError::Conflict(conflict)) => {
-                tracing::debug!(%conflict, "the state moved meanwhile");
-                !self.raft.is_leader()
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot commit");
-                true
-            }
-        }
+    async fn propose(&self, changes: Vec<Change>, at: Timestamp) -> Result<u64, ProposeError> {
+        self.raft.propose(Transaction { at, changes }).await
     }
 
     /// Brings Raft's members in line with the nodes: managers that joined are added, those removed are taken out. One
@@ -263,9 +297,15 @@ impl Leader {
             let managers = state.nodes.values().filter(|node| node.role == NodeRole::Manager);
             managers.map(|node| node.meta.id.clone()).collect()
         });
-        let voters: BTreeSet<String> =
-            self.raft.members().into_iter().filter(|member| member.voter).map(|member| member.node_id).collect();
-        let members: BTreeSet<String> = self.raft.members().into_iter().map(|member| member.node_id).collect();
+        let voters: BTreeSet<String> = self
+            .raft
+            .members()
+            .into_iter()
+            .filter(|member| member.voter)
+            .map(|member| member.node_id)
+            .collect();
+        let members: BTreeSet<String> =
+            self.raft.members().into_iter().map(|member| member.node_id).collect();
         let add = wanted.difference(&voters).find(|id| self.mesh.is_connected(id)).cloned();
         let remove = members.difference(&wanted).next().cloned();
         let raft = self.raft.clone();
@@ -273,18 +313,46 @@ impl Leader {
             (Some(id), _) => Some(tokio::spawn(async move {
                 match raft.add_manager(&id).await {
                     Ok(()) => tracing::info!(node = %id, "a manager joined Raft"),
-                    Err(error) => tracing::warn!(node = %id, %error, "cannot add a manager to Raft; trying again"),
+                    Err(error) => {
+                        tracing::warn!(node = %id, %error, "cannot add a manager to Raft; trying again")
+                    }
                 }
             })),
             (None, Some(id)) => Some(tokio::spawn(async move {
                 match raft.remove_manager(&id).await {
                     Ok(()) => tracing::info!(node = %id, "a manager left Raft"),
-                    Err(error) => tracing::warn!(node = %id, %error, "cannot take a manager out of Raft; trying again"),
+                    Err(error) => {
+                        tracing::warn!(node = %id, %error, "cannot take a manager out of Raft; trying again")
+                    }
                 }
             })),
             (None, None) => None,
         };
     }
+}
+
+impl Drop for Term {
+    fn drop(&mut self) {
+        if let Some(change) = &self.membership_change {
+            change.abort();
+        }
+    }
+}
+
+/// Whether a node fell silent, rather than left.
+fn is_lost(node: &Node) -> bool {
+    node.status.state == NodeState::Down && node.status.message != LEFT
+}
+
+/// A report with its texts cut to what people read: a node must not fill the managers' log.
+fn cut(mut status: TaskStatus) -> TaskStatus {
+    for text in [&mut status.err, &mut status.message] {
+        if text.len() > TEXT_BYTES {
+            let end = (0..=TEXT_BYTES).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+            text.truncate(end);
+        }
+    }
+    status
 }
 
 /// Waits for the next change and swallows those that are already there.

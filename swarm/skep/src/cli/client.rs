@@ -207,7 +207,11 @@ pub(crate) fn filters(pairs: &[(String, String)]) -> String {
             values.insert(value.clone(), Value::Bool(true));
         }
     }
-    if by_key.is_empty() { String::new() } else { format!("filters={}", escape(&Value::Object(by_key).to_string())) }
+    if by_key.is_empty() {
+        String::new()
+    } else {
+        format!("filters={}", escape(&Value::Object(by_key).to_string()))
+    }
 }
 
 /// `--filter key=value` as clap parses it.

@@ -117,8 +117,12 @@ pub(crate) async fn run(command: Command, client: &Client) -> Result<(), CliErro
                 Some((repository, tag)) if !tag.contains('/') => (repository, tag),
                 _ => (flags.target.as_str(), "latest"),
             };
-            let path =
-                format!("/images/{}/tag?repo={}&tag={}", escape(&flags.source), escape(repository), escape(tag));
+            let path = format!(
+                "/images/{}/tag?repo={}&tag={}",
+                escape(&flags.source),
+                escape(repository),
+                escape(tag)
+            );
             client.post(&path, &json!({})).await.map(drop)
         }
         Command::Rm(flags) => {
@@ -150,9 +154,9 @@ pub(crate) async fn list(flags: List, client: &Client) -> Result<(), CliError> {
         let short: String = id.trim_start_matches("sha256:").chars().take(12).collect();
         let id = if flags.no_trunc { id } else { short };
         ids.push_str(&format!("{id}\n"));
-        let created = Timestamp::from_nanos(image["Created"].as_i64().unwrap_or(0).saturating_mul(1_000_000_000));
-        let mut names: Vec<String> =
-            serde_json::from_value(image["RepoTags"].clone()).unwrap_or_default();
+        let created =
+            Timestamp::from_nanos(image["Created"].as_i64().unwrap_or(0).saturating_mul(1_000_000_000));
+        let mut names: Vec<String> = serde_json::from_value(image["RepoTags"].clone()).unwrap_or_default();
         if names.is_empty() {
             names.push("<none>:<none>".to_owned());
         }
@@ -183,7 +187,9 @@ pub(crate) async fn load(flags: Load, client: &Client) -> Result<(), CliError> {
             (Box::new(file), length)
         }
         None if std::io::stdin().is_terminal() => {
-            return Err(CliError::Usage("requested load from stdin, but stdin is empty: give --input FILE".to_owned()));
+            return Err(CliError::Usage(
+                "requested load from stdin, but stdin is empty: give --input FILE".to_owned(),
+            ));
         }
         None => (Box::new(std::io::stdin()), 0),
     };
@@ -200,15 +206,20 @@ pub(crate) async fn load(flags: Load, client: &Client) -> Result<(), CliError> {
     let mut answer = client.send(Method::POST, "/images/load?quiet=1", "application/x-tar", body).await?;
     let mut lines = VecDeque::new();
     while let Some(frame) = answer.frame().await {
-        let frame = frame.map_err(|source| CliError::Lost { host: "the daemon".to_owned(), source: Box::new(source) })?;
+        let frame = frame
+            .map_err(|source| CliError::Lost { host: "the daemon".to_owned(), source: Box::new(source) })?;
         lines.extend(frame.into_data().unwrap_or_default());
     }
     progress.finish_and_clear();
     let bytes: Vec<u8> = lines.into();
     for message in serde_json::Deserializer::from_slice(&bytes).into_iter::<Value>() {
-        let message = message.map_err(|source| CliError::Answer { path: "/images/load".to_owned(), source })?;
+        let message =
+            message.map_err(|source| CliError::Answer { path: "/images/load".to_owned(), source })?;
         if let Some(error) = message["error"].as_str() {
-            return Err(CliError::Daemon { status: http::StatusCode::INTERNAL_SERVER_ERROR, message: error.to_owned() });
+            return Err(CliError::Daemon {
+                status: http::StatusCode::INTERNAL_SERVER_ERROR,
+                message: error.to_owned(),
+            });
         }
         print(&text(&message, "/stream"))?;
     }

@@ -71,7 +71,8 @@ pub(crate) fn print(text: &str) -> Result<(), CliError> {
     use std::io::Write;
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.map_err(|source| CliError::Io { what: "cannot write to standard output".to_owned(), source }),
+        other => other
+            .map_err(|source| CliError::Io { what: "cannot write to standard output".to_owned(), source }),
     }
 }
 

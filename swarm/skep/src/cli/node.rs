@@ -88,7 +88,8 @@ pub(crate) async fn run(command: Command, client: &Client) -> Result<(), CliErro
             print_inspected(&nodes, flags.format.as_deref())
         }
         Command::Ps(mut flags) => {
-            let names = if flags.targets.is_empty() { vec!["self".to_owned()] } else { flags.targets.clone() };
+            let names =
+                if flags.targets.is_empty() { vec!["self".to_owned()] } else { flags.targets.clone() };
             flags.targets.clear();
             for name in names {
                 let node: Value = client.get(&format!("/nodes/{}", resolve(&name, client).await?)).await?;

@@ -133,7 +133,9 @@ async fn init(flags: Init, client: &Client) -> Result<(), CliError> {
     print(&format!("Swarm initialized: current node ({id}) is now a manager.\n\n"))?;
     let swarm: Value = client.get("/swarm").await?;
     print_join_command(client, "worker", &text(&swarm, "/JoinTokens/Worker")).await?;
-    print("To add a manager to this swarm, run 'skep swarm join-token manager' and follow the instructions.\n")
+    print(
+        "To add a manager to this swarm, run 'skep swarm join-token manager' and follow the instructions.\n",
+    )
 }
 
 async fn join(flags: Join, client: &Client) -> Result<(), CliError> {

@@ -31,7 +31,10 @@ pub(crate) async fn version(flags: Version, client: &Client) -> Result<(), CliEr
         let template = if format == "json" { "{{json .}}" } else { format };
         return print(&(table::fill(template, &both)? + "\n"));
     }
-    print(&format!("Client: skep\n Version:           {own}\n OS/Arch:           linux/{}\n", std::env::consts::ARCH))?;
+    print(&format!(
+        "Client: skep\n Version:           {own}\n OS/Arch:           linux/{}\n",
+        std::env::consts::ARCH
+    ))?;
     let server = server?;
     print(&format!(
         "\nServer: skep\n Version:           {}\n API version:       {} (minimum version {})\n OS/Arch:           {}/{}\n Kernel:            {}\n",

@@ -80,9 +80,9 @@ pub(crate) fn fill(template: &str, value: &Value) -> Result<String, CliError> {
     let mut rest = template.as_str();
     while let Some((before, after)) = rest.split_once("{{") {
         text.push_str(before);
-        let (action, tail) = after
-            .split_once("}}")
-            .ok_or_else(|| CliError::Usage(format!("template parsing error: unclosed action in {template:?}")))?;
+        let (action, tail) = after.split_once("}}").ok_or_else(|| {
+            CliError::Usage(format!("template parsing error: unclosed action in {template:?}"))
+        })?;
         let action = action.trim();
         let (as_json, path) = match action.strip_prefix("json ") {
             Some(path) => (true, path.trim()),
@@ -114,7 +114,9 @@ fn look_up<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
         return None;
     }
     Some(path.split('.').fold(value, |value, name| match value {
-        Value::Array(elements) => name.parse().ok().and_then(|index: usize| elements.get(index)).unwrap_or(ABSENT),
+        Value::Array(elements) => {
+            name.parse().ok().and_then(|index: usize| elements.get(index)).unwrap_or(ABSENT)
+        }
         _ => value.get(name).unwrap_or(ABSENT),
     }))
 }
@@ -141,7 +143,10 @@ mod tests {
     fn scripts_get_json_templates_or_ids() {
         let table = sample();
         assert_eq!(table.render(None, true).unwrap(), "abc\nd\n");
-        assert_eq!(table.render(Some("json"), false).unwrap().lines().next().unwrap(), r#"{"ID":"abc","Name":"web"}"#);
+        assert_eq!(
+            table.render(Some("json"), false).unwrap().lines().next().unwrap(),
+            r#"{"ID":"abc","Name":"web"}"#
+        );
         assert_eq!(table.render(Some("{{.Name}}={{ .ID }}"), false).unwrap(), "web=abc\nlong-name=d\n");
         assert!(table.render(Some("{{range .}}"), false).is_err());
     }

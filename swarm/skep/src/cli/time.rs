@@ -35,7 +35,8 @@ pub(crate) fn parse_duration(text: &str) -> Result<u64, String> {
         return Err(refuse());
     }
     while !rest.is_empty() {
-        let digits = rest.find(|letter: char| !letter.is_ascii_digit() && letter != '.').ok_or_else(refuse)?;
+        let digits =
+            rest.find(|letter: char| !letter.is_ascii_digit() && letter != '.').ok_or_else(refuse)?;
         let number: f64 = rest[..digits].parse().map_err(|_| refuse())?;
         rest = &rest[digits..];
         let unit = rest.find(|letter: char| letter.is_ascii_digit()).unwrap_or(rest.len());

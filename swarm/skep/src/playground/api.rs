@@ -11,9 +11,10 @@ use crate::cli::text;
 
 /// Runs API calls to their end.
 pub(super) fn block_on<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|source| {
-        Error::Api(CliError::Io { what: "cannot start".to_owned(), source })
-    })?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Error::Api(CliError::Io { what: "cannot start".to_owned(), source }))?;
     runtime.block_on(work)
 }
 
@@ -31,8 +32,11 @@ pub(super) fn make_swarm(record: &Record, nodes: u8, managers: u8, step: &dyn Fn
         first.post("/swarm/init", &body).await?;
         let swarm: Value = first.get("/swarm").await?;
         for number in 2..=nodes {
-            let (role, pointer) =
-                if number <= managers { ("manager", "/JoinTokens/Manager") } else { ("worker", "/JoinTokens/Worker") };
+            let (role, pointer) = if number <= managers {
+                ("manager", "/JoinTokens/Manager")
+            } else {
+                ("worker", "/JoinTokens/Worker")
+            };
             step(&format!("node {number} joins as a {role}"));
             let body = json!({
                 "ListenAddr": "0.0.0.0:2377",

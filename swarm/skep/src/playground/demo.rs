@@ -3,8 +3,11 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{SigSet, Signal};
 use serde_json::{Value, json};
 
 use super::layout::{self, Record};
@@ -36,15 +39,18 @@ pub(super) fn run() -> Result<ExitCode, Error> {
         let _lock = layout::lock()?;
         down(&left_over)?;
     }
+    // From here on Ctrl-C and SIGTERM are asked for between the steps, so that nothing stays behind.
+    let interrupted = interruption()?;
     println!("One binary, three nodes, a service that answers on every one of them.\n");
-    let flags = Up { nodes: NODES, managers: Some(NODES), no_swarm: false, name: Name { name: NAME.to_owned() } };
+    let flags =
+        Up { nodes: NODES, managers: Some(NODES), no_swarm: false, name: Name { name: NAME.to_owned() } };
     println!("1. Three hosts, each with its own network, become a swarm of three managers");
     let mut record = up(&flags)?;
     took(started);
     let shown = api::block_on(async {
         tokio::select! {
             shown = show(&mut record) => shown,
-            _ = tokio::signal::ctrl_c() => Err(Error::Demo("interrupted".to_owned())),
+            () = until_set(&interrupted) => Err(Error::Demo("interrupted".to_owned())),
         }
     });
     println!("\n5. Cleaning up");
@@ -56,6 +62,28 @@ pub(super) fn run() -> Result<ExitCode, Error> {
     println!("   nothing is left: no process, namespace, mount, cgroup, rule or file");
     println!("\nDone in {:.1} s.", started.elapsed().as_secs_f64());
     Ok(ExitCode::SUCCESS)
+}
+
+/// A flag that Ctrl-C or SIGTERM sets. The signals are taken by a thread that waits for them.
+fn interruption() -> Result<Arc<AtomicBool>, Error> {
+    let failed = |error: std::io::Error| Error::Demo(format!("cannot wait for signals: {error}"));
+    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
+    signals.thread_block().map_err(|error| failed(error.into()))?;
+    let flag = Arc::new(AtomicBool::new(false));
+    let set = Arc::clone(&flag);
+    let wait = move || {
+        if signals.wait().is_ok() {
+            set.store(true, Ordering::Release);
+        }
+    };
+    std::thread::Builder::new().spawn(wait).map_err(failed)?;
+    Ok(flag)
+}
+
+async fn until_set(flag: &AtomicBool) {
+    while !flag.load(Ordering::Acquire) {
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 async fn show(record: &mut Record) -> Result<(), Error> {
@@ -81,10 +109,9 @@ async fn show(record: &mut Record) -> Result<(), Error> {
     record.save()?;
     let survivor = if number == 1 { 2 } else { 1 };
     let client = api::client(record, survivor)?;
-    let new_leader = until("a new leader", || async {
-        Ok(self::leader(&client).await?.filter(|now| *now != leader))
-    })
-    .await?;
+    let new_leader =
+        until("a new leader", || async { Ok(self::leader(&client).await?.filter(|now| *now != leader)) })
+            .await?;
     println!("   {:5.2} s   {new_leader} leads", died.elapsed().as_secs_f64());
     until("three tasks on the survivors", || running_elsewhere(&client, &leader)).await?;
     println!("   {:5.2} s   3/3 tasks run on the survivors\n", died.elapsed().as_secs_f64());
@@ -129,7 +156,8 @@ where
 }
 
 async fn tasks(client: &Client) -> Result<Vec<Value>, CliError> {
-    let pairs = [("service".to_owned(), "web".to_owned()), ("desired-state".to_owned(), "running".to_owned())];
+    let pairs =
+        [("service".to_owned(), "web".to_owned()), ("desired-state".to_owned(), "running".to_owned())];
     client.get(&format!("/tasks?{}", filters(&pairs))).await
 }
 
@@ -141,11 +169,12 @@ async fn running(client: &Client, wanted: usize) -> Result<Option<()>, CliError>
 
 async fn running_elsewhere(client: &Client, dead: &str) -> Result<Option<()>, CliError> {
     let nodes: Vec<Value> = client.get("/nodes").await?;
-    let dead_id = nodes.iter().find(|node| text(node, "/Description/Hostname") == dead).map(|node| text(node, "/ID"));
+    let dead_id =
+        nodes.iter().find(|node| text(node, "/Description/Hostname") == dead).map(|node| text(node, "/ID"));
     let tasks = tasks(client).await?;
-    let running = tasks.iter().filter(|task| {
-        text(task, "/Status/State") == "running" && Some(text(task, "/NodeID")) != dead_id
-    });
+    let running = tasks
+        .iter()
+        .filter(|task| text(task, "/Status/State") == "running" && Some(text(task, "/NodeID")) != dead_id);
     Ok((running.count() >= 3).then_some(()))
 }
 
@@ -163,7 +192,14 @@ fn number_of(hostname: &str) -> Result<u8, Error> {
 
 fn print_call(record: &Record, number: u8) -> Result<(), Error> {
     let address = record.address(number);
-    let answer = call(address)?;
+    let deadline = Instant::now() + PATIENCE;
+    let answer = loop {
+        match call(address) {
+            // A task runs as soon as its program does, which may not listen yet.
+            Err(_) if Instant::now() < deadline => std::thread::sleep(LOOK),
+            answered => break answered?,
+        }
+    };
     println!(
         "   http://{address}:{PORT}   {} on {}   saw the client {}",
         answer.task, answer.node, answer.client
@@ -173,7 +209,8 @@ fn print_call(record: &Record, number: u8) -> Result<(), Error> {
 
 /// Calls the service as any client would.
 fn call(address: Ipv4Addr) -> Result<Answer, Error> {
-    let failed = |source: std::io::Error| Error::Demo(format!("http://{address}:{PORT} does not answer: {source}"));
+    let failed =
+        |source: std::io::Error| Error::Demo(format!("http://{address}:{PORT} does not answer: {source}"));
     let target = SocketAddr::from((address, PORT));
     let mut stream = TcpStream::connect_timeout(&target, Duration::from_secs(5)).map_err(failed)?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).map_err(failed)?;

@@ -43,8 +43,11 @@ pub(super) fn boot(record: &Record, number: u8) -> Result<Process, Error> {
     // What was under /run is gone after a power cut.
     let _ = std::fs::remove_dir_all(&sockets);
     for folder in [&sockets, &record.disk(number)] {
-        std::fs::create_dir_all(folder)
-            .map_err(|source| Error::File { what: "make", path: folder.clone(), source })?;
+        std::fs::create_dir_all(folder).map_err(|source| Error::File {
+            what: "make",
+            path: folder.clone(),
+            source,
+        })?;
     }
     let failed = |source| Error::Boot { number, source };
     let mut booter = this_program()
@@ -61,7 +64,8 @@ pub(super) fn boot(record: &Record, number: u8) -> Result<Process, Error> {
     let _ = booter.wait();
     let pid: i32 =
         told.trim().parse().map_err(|_| failed(std::io::Error::other("its first process did not start")))?;
-    let init = Process::now(pid).ok_or_else(|| failed(std::io::Error::other("its first process ended at once")))?;
+    let init =
+        Process::now(pid).ok_or_else(|| failed(std::io::Error::other("its first process ended at once")))?;
     let cabled = plug(record, number, pid).and_then(|()| writeln!(go, "go").map_err(failed));
     if let Err(error) = cabled {
         let _ = power_off(init);
@@ -73,7 +77,8 @@ pub(super) fn boot(record: &Record, number: u8) -> Result<Process, Error> {
 /// Lays a host's cable.
 fn plug(record: &Record, number: u8, pid: i32) -> Result<(), Error> {
     let switch = namespace_of(record.fabric)?;
-    let host = Namespace::from_pid(pid.unsigned_abs()).map_err(|error| Error::Network(crate::describe(&error)))?;
+    let host =
+        Namespace::from_pid(pid.unsigned_abs()).map_err(|error| Error::Network(crate::describe(&error)))?;
     let port = port(number);
     let network = |error: fabric::FabricError| Error::Network(crate::describe(&error));
     // A port of an earlier life of this host may not be gone yet.
@@ -152,7 +157,8 @@ pub(super) fn run_init(record: &Record, number: u8) -> Result<ExitCode, Error> {
     let failed = |source: nix::Error| Error::Boot { number, source: source.into() };
     sethostname(format!("node-{number}")).map_err(failed)?;
     // Mounts made in the host stay in it; those made outside later still come in.
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>).map_err(failed)?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
+        .map_err(failed)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>).map_err(failed)?;
     let mut line = String::new();

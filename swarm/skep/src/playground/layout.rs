@@ -124,7 +124,10 @@ impl Record {
     /// The node with this number, to change it.
     pub(super) fn node_mut(&mut self, number: u8) -> Result<&mut NodeRecord, Error> {
         self.node(number)?;
-        self.nodes.iter_mut().find(|node| node.number == number).ok_or_else(|| Error::NoPlayground(String::new()))
+        self.nodes
+            .iter_mut()
+            .find(|node| node.number == number)
+            .ok_or_else(|| Error::NoPlayground(String::new()))
     }
 
     /// Writes the record.
@@ -142,10 +145,16 @@ impl Record {
         let path = record(name);
         let text = match fs::read(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Error::NoPlayground(name.to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(Error::NoPlayground(name.to_owned()));
+            }
             Err(source) => return Err(Error::File { what: "read", path, source }),
         };
-        serde_json::from_slice(&text).map_err(|error| Error::File { what: "read", path, source: io::Error::other(error) })
+        serde_json::from_slice(&text).map_err(|error| Error::File {
+            what: "read",
+            path,
+            source: io::Error::other(error),
+        })
     }
 
     /// All playgrounds, by name.

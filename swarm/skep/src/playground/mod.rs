@@ -242,7 +242,10 @@ fn run_inner(command: Command) -> Result<ExitCode, Error> {
 fn up(flags: &Up) -> Result<Record, Error> {
     let managers = flags.managers.unwrap_or(flags.nodes.min(3));
     if flags.nodes == 0 || flags.nodes > MOST_NODES {
-        return Err(Error::Usage(format!("--nodes {}: a playground has 1 to {MOST_NODES} nodes", flags.nodes)));
+        return Err(Error::Usage(format!(
+            "--nodes {}: a playground has 1 to {MOST_NODES} nodes",
+            flags.nodes
+        )));
     }
     if managers == 0 || managers > flags.nodes {
         return Err(Error::Usage(format!(
@@ -316,9 +319,13 @@ fn connect_this_machine(record: &Record) -> Result<(), Error> {
     let network = |error: &dyn std::error::Error| Error::Network(crate::describe(error));
     let own = Namespace::current().map_err(|error| network(&error))?;
     let link = record.own_link();
-    let taken = Netlink::new_in(&own).and_then(|mut netlink| netlink.find_link(&link)).map_err(|error| network(&error))?;
+    let taken = Netlink::new_in(&own)
+        .and_then(|mut netlink| netlink.find_link(&link))
+        .map_err(|error| network(&error))?;
     if taken.is_some() {
-        return Err(Error::Network(format!("this machine has a link {link} already; remove it, or give another --name")));
+        return Err(Error::Network(format!(
+            "this machine has a link {link} already; remove it, or give another --name"
+        )));
     }
     let leg = Leg { port: "machine", ifname: &link, address: record.own_address().into(), prefix: 24 };
     fabric::connect(&host::namespace_of(record.fabric)?, &own, &leg).map_err(|error| network(&error))
@@ -342,9 +349,9 @@ fn exec(flags: &Exec) -> Result<ExitCode, Error> {
     command.args(&flags.command[1..]);
     let status = host::enter_and_run(&record, flags.number, init, &mut command)?;
     // As a shell says it: 128 and the signal's number.
-    let code = status.code().unwrap_or_else(|| {
-        128 + std::os::unix::process::ExitStatusExt::signal(&status).unwrap_or_default()
-    });
+    let code = status
+        .code()
+        .unwrap_or_else(|| 128 + std::os::unix::process::ExitStatusExt::signal(&status).unwrap_or_default());
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
 }
 
@@ -352,7 +359,10 @@ fn power_of(record: &Record, number: u8) -> Result<Process, Error> {
     record.node(number)?.init.filter(|init| init.lives()).ok_or(Error::NoPower(number))
 }
 
-fn change(target: &Target, work: impl FnOnce(&mut Record, u8) -> Result<(), Error>) -> Result<ExitCode, Error> {
+fn change(
+    target: &Target,
+    work: impl FnOnce(&mut Record, u8) -> Result<(), Error>,
+) -> Result<ExitCode, Error> {
     let _lock = layout::lock()?;
     let mut record = Record::load(&target.name.name)?;
     record.node(target.number)?;
@@ -443,7 +453,8 @@ fn down(record: &Record) -> Result<(), Error> {
     {
         // The kernel takes links away some time after their namespace; this machine's own must be gone on return.
         for (port, _) in fabric::ports(&switch).unwrap_or_default() {
-            let gone = fabric::disconnect(&switch, &port).map_err(|error| Error::Network(crate::describe(&error)));
+            let gone =
+                fabric::disconnect(&switch, &port).map_err(|error| Error::Network(crate::describe(&error)));
             first = first.and(gone);
         }
     }

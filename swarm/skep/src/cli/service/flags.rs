@@ -2,9 +2,9 @@
 
 use clap::Args;
 use skep_state::spec::{
-    ContainerSpec, EndpointSpec, FailureAction, GlobalService, Limit, Mount, Placement, PortConfig, PortProtocol,
-    PublishMode, ReplicatedService, ResolutionMode, ResourceRequirements, Resources, RestartCondition, RestartPolicy,
-    ServiceMode, ServiceSpec, StringMap, UpdateConfig, UpdateOrder,
+    ContainerSpec, EndpointSpec, FailureAction, GlobalService, Limit, Mount, Placement, PortConfig,
+    PortProtocol, PublishMode, ReplicatedService, ResolutionMode, ResourceRequirements, Resources,
+    RestartCondition, RestartPolicy, ServiceMode, ServiceSpec, StringMap, UpdateConfig, UpdateOrder,
 };
 
 use crate::cli::client::CliError;
@@ -12,7 +12,8 @@ use crate::cli::time::{parse_bytes, parse_cpus, parse_duration};
 
 /// Replicas as typed: kept signed, so that `--replicas -1` is told what is wrong with it.
 fn parse_replicas(text: &str) -> Result<u64, String> {
-    text.parse().map_err(|_| format!("invalid replicas value {text:?}: it must be 0 or a positive whole number"))
+    text.parse()
+        .map_err(|_| format!("invalid replicas value {text:?}: it must be 0 or a positive whole number"))
 }
 
 /// Flags that `create` and `update` share: each, when given, sets one field.
@@ -230,11 +231,16 @@ impl CreateFlags {
     pub(super) fn spec(&self) -> Result<ServiceSpec, CliError> {
         let mode = if self.mode == "global" {
             if self.common.replicas.is_some() {
-                return Err(CliError::Usage("replicas can only be used with replicated or replicated-job mode".to_owned()));
+                return Err(CliError::Usage(
+                    "replicas can only be used with replicated or replicated-job mode".to_owned(),
+                ));
             }
             ServiceMode { global: Some(GlobalService {}), ..ServiceMode::default() }
         } else {
-            ServiceMode { replicated: Some(ReplicatedService { replicas: Some(1) }), ..ServiceMode::default() }
+            ServiceMode {
+                replicated: Some(ReplicatedService { replicas: Some(1) }),
+                ..ServiceMode::default()
+            }
         };
         let mut spec = ServiceSpec {
             name: self.name.clone().unwrap_or_default(),
@@ -470,7 +476,8 @@ fn parse_protocol(text: &str) -> Result<PortProtocol, CliError> {
 }
 
 fn parse_number(text: &str, whole: &str) -> Result<u16, CliError> {
-    text.parse().map_err(|_| CliError::Usage(format!("invalid port {text:?} in {whole:?}: ports go from 0 to 65535")))
+    text.parse()
+        .map_err(|_| CliError::Usage(format!("invalid port {text:?} in {whole:?}: ports go from 0 to 65535")))
 }
 
 fn target_port(text: &str) -> Result<(u16, PortProtocol), CliError> {
@@ -555,7 +562,20 @@ mod tests {
 
     #[test]
     fn flags_make_the_spec_that_docker_makes() {
-        let spec = spec(&["--name", "web", "--replicas", "3", "-p", "8080:80", "-e", "A=b", "nginx:1", "sh", "-c", "x"]);
+        let spec = spec(&[
+            "--name",
+            "web",
+            "--replicas",
+            "3",
+            "-p",
+            "8080:80",
+            "-e",
+            "A=b",
+            "nginx:1",
+            "sh",
+            "-c",
+            "x",
+        ]);
         assert_eq!(spec.replicas(), Some(3));
         assert_eq!((spec.ports()[0].published_port, spec.ports()[0].target_port), (8080, 80));
         assert_eq!(spec.task_template.container_spec.args, ["sh", "-c", "x"]);
@@ -571,7 +591,10 @@ mod tests {
     #[test]
     fn ports_have_a_short_and_a_long_form() {
         let long = parse_port("published=53,target=5353,protocol=udp,mode=host").unwrap();
-        assert_eq!((long.published_port, long.protocol, long.publish_mode), (53, PortProtocol::Udp, PublishMode::Host));
+        assert_eq!(
+            (long.published_port, long.protocol, long.publish_mode),
+            (53, PortProtocol::Udp, PublishMode::Host)
+        );
         assert_eq!(parse_port("80").unwrap().target_port, 80);
         for bad in ["70000:80", "80:80/x", "published=1", "a=b,target=1"] {
             assert!(parse_port(bad).is_err(), "{bad}");
@@ -586,7 +609,18 @@ mod tests {
             flags: UpdateFlags,
         }
         let mut changed = spec(&["--name", "web", "-p", "8080:80", "-e", "A=1", "nginx:1"]);
-        let arguments = ["update", "--image", "nginx:2", "--publish-rm", "80", "--publish-add", "81:80", "--env-add", "A=2", "web"];
+        let arguments = [
+            "update",
+            "--image",
+            "nginx:2",
+            "--publish-rm",
+            "80",
+            "--publish-add",
+            "81:80",
+            "--env-add",
+            "A=2",
+            "web",
+        ];
         Update::try_parse_from(arguments).unwrap().flags.apply(&mut changed).unwrap();
         assert_eq!(changed.task_template.container_spec.image, "nginx:2");
         assert_eq!(changed.task_template.container_spec.env, ["A=2"]);

@@ -9,6 +9,7 @@ use skep_state::Timestamp;
 use skep_state::spec::ServiceSpec;
 
 use self::flags::{CreateFlags, UpdateFlags};
+use self::progress::Expect;
 use super::client::{CliError, Client, escape, filters, parse_filter};
 use super::node::capitalised;
 use super::table::{Column, Table};
@@ -132,7 +133,7 @@ pub(crate) async fn run(command: Command, client: &Client) -> Result<(), CliErro
             let answer = client.post("/services/create", &to_json(&spec)?).await?;
             let id = text(&answer, "/ID");
             print(&format!("{id}\n"))?;
-            if detach { Ok(()) } else { progress::wait(client, &id, quiet).await }
+            if detach { Ok(()) } else { progress::wait(client, &id, quiet, Expect::Update).await }
         }
         Command::Ls(flags) => list(flags, client).await,
         Command::Ps(flags) => {
@@ -150,7 +151,8 @@ pub(crate) async fn run(command: Command, client: &Client) -> Result<(), CliErro
         Command::Inspect(flags) => {
             let mut services = Vec::new();
             for service in &flags.services {
-                services.push(client.get(&format!("/services/{}?insertDefaults=true", escape(service))).await?);
+                services
+                    .push(client.get(&format!("/services/{}?insertDefaults=true", escape(service))).await?);
             }
             print_inspected(&services, flags.format.as_deref())
         }
@@ -165,7 +167,7 @@ pub(crate) async fn run(command: Command, client: &Client) -> Result<(), CliErro
             flags.apply(&mut spec)?;
             submit(client, &service, &to_json(&spec)?, "").await?;
             print(&format!("{name}\n"))?;
-            if detach { Ok(()) } else { progress::wait(client, &service.id, quiet).await }
+            if detach { Ok(()) } else { progress::wait(client, &service.id, quiet, Expect::Update).await }
         }
         Command::Rollback(flags) => rollback(&flags.service, flags.detach, flags.quiet, client).await,
         Command::Rm(flags) => {
@@ -212,7 +214,7 @@ async fn rollback(name: &str, detach: bool, quiet: bool, client: &Client) -> Res
     let service = fetch(client, name).await?;
     submit(client, &service, &service.raw_spec, "&rollback=previous").await?;
     print(&format!("{name}\n"))?;
-    if detach { Ok(()) } else { progress::wait(client, &service.id, quiet).await }
+    if detach { Ok(()) } else { progress::wait(client, &service.id, quiet, Expect::Rollback).await }
 }
 
 async fn scale(flags: Scale, client: &Client) -> Result<(), CliError> {
@@ -222,7 +224,9 @@ async fn scale(flags: Scale, client: &Client) -> Result<(), CliError> {
             CliError::Usage(format!("invalid scale specifier '{argument}': give SERVICE=REPLICAS"))
         })?;
         let replicas: u64 = replicas.parse().map_err(|_| {
-            CliError::Usage(format!("{name}: invalid replicas value {replicas:?}: it must be 0 or a positive whole number"))
+            CliError::Usage(format!(
+                "{name}: invalid replicas value {replicas:?}: it must be 0 or a positive whole number"
+            ))
         })?;
         wanted.push((name, replicas));
     }
@@ -231,7 +235,9 @@ async fn scale(flags: Scale, client: &Client) -> Result<(), CliError> {
         let service = fetch(client, name).await?;
         let mut spec = service.raw_spec.clone();
         match spec["Mode"].as_object() {
-            Some(mode) if mode.contains_key("Replicated") => spec["Mode"]["Replicated"]["Replicas"] = json!(replicas),
+            Some(mode) if mode.contains_key("Replicated") => {
+                spec["Mode"]["Replicated"]["Replicas"] = json!(replicas)
+            }
             Some(mode) if mode.contains_key("ReplicatedJob") => {
                 spec["Mode"]["ReplicatedJob"]["TotalCompletions"] = json!(replicas);
             }
@@ -247,7 +253,7 @@ async fn scale(flags: Scale, client: &Client) -> Result<(), CliError> {
     }
     if !flags.detach {
         for id in ids {
-            progress::wait(client, &id, false).await?;
+            progress::wait(client, &id, false, Expect::Update).await?;
         }
     }
     Ok(())
@@ -310,7 +316,11 @@ pub(crate) async fn list_tasks(flags: &Ps, kind: &str, client: &Client) -> Resul
     let full_name = |task: &Value| {
         let service = name_of(&services, &text(task, "/ServiceID"), "/Spec/Name");
         let slot = text(task, "/Slot");
-        if slot.is_empty() { format!("{service}.{}", text(task, "/NodeID")) } else { format!("{service}.{slot}") }
+        if slot.is_empty() {
+            format!("{service}.{}", text(task, "/NodeID"))
+        } else {
+            format!("{service}.{slot}")
+        }
     };
     tasks.sort_by(|a, b| {
         let slot = |task: &Value| task["Slot"].as_u64().unwrap_or(0);

@@ -16,9 +16,19 @@ const POLL: Duration = Duration::from_millis(200);
 /// How long tasks are watched when the service does not say.
 const DEFAULT_MONITOR: Duration = Duration::from_secs(5);
 
+/// What the user asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Expect {
+    /// A new spec; being rolled back is a failure.
+    Update,
+    /// The previous spec.
+    Rollback,
+}
+
 /// Returns when the service has converged, or its update has been paused or rolled back.
-pub(crate) async fn wait(client: &Client, id: &str, quiet: bool) -> Result<(), CliError> {
-    let bar = if quiet || !std::io::stderr().is_terminal() { ProgressBar::hidden() } else { ProgressBar::new(0) };
+pub(crate) async fn wait(client: &Client, id: &str, quiet: bool, expect: Expect) -> Result<(), CliError> {
+    let bar =
+        if quiet || !std::io::stderr().is_terminal() { ProgressBar::hidden() } else { ProgressBar::new(0) };
     if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:30}] {pos}/{len}") {
         bar.set_style(style.progress_chars("=> "));
     }
@@ -39,7 +49,8 @@ pub(crate) async fn wait(client: &Client, id: &str, quiet: bool) -> Result<(), C
                 bar.finish_and_clear();
                 return Err(CliError::Several(format!("service rollback paused: {message}")));
             }
-            "rollback_started" => rolled_back = true,
+            // A short rollback may be over between two looks.
+            "rollback_started" | "rollback_completed" => rolled_back = true,
             _ => {}
         }
         let (running, wanted) = count(&service, &tasks, &nodes);
@@ -61,7 +72,7 @@ pub(crate) async fn wait(client: &Client, id: &str, quiet: bool) -> Result<(), C
         tokio::time::sleep(POLL).await;
     }
     bar.finish_and_clear();
-    if rolled_back {
+    if rolled_back && expect == Expect::Update {
         return Err(CliError::Several("service rolled back".to_owned()));
     }
     if quiet { Ok(()) } else { print(&format!("verify: Service {id} converged\n")) }
@@ -72,13 +83,19 @@ fn update_under_way(service: &Value) -> bool {
 }
 
 fn monitor(service: &Value) -> Duration {
-    service["Spec"]["UpdateConfig"]["Monitor"].as_u64().filter(|nanos| *nanos > 0).map_or(DEFAULT_MONITOR, Duration::from_nanos)
+    service["Spec"]["UpdateConfig"]["Monitor"]
+        .as_u64()
+        .filter(|nanos| *nanos > 0)
+        .map_or(DEFAULT_MONITOR, Duration::from_nanos)
 }
 
 /// Tasks that run and shall run, and tasks wanted.
 fn count(service: &Value, tasks: &[Value], nodes: &[Value]) -> (u64, u64) {
-    let up: Vec<String> =
-        nodes.iter().filter(|node| text(node, "/Status/State") != "down").map(|node| text(node, "/ID")).collect();
+    let up: Vec<String> = nodes
+        .iter()
+        .filter(|node| text(node, "/Status/State") != "down")
+        .map(|node| text(node, "/ID"))
+        .collect();
     let mode = &service["Spec"]["Mode"];
     let job = mode.get("ReplicatedJob").or_else(|| mode.get("GlobalJob")).is_some();
     let good = if job { "complete" } else { "running" };
