@@ -363,7 +363,7 @@ impl Drop for SmallDisk {
         for process in processes::all() {
             if process.arguments().iter().any(|argument| argument.starts_with(&path)) {
                 process.kill();
-                let _ = wait_for("the keeper is gone", || (!process.lives()).then_some(()));
+                wait_for("the keeper is gone", || (!process.lives()).then_some(()));
             }
         }
     }

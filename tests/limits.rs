@@ -60,7 +60,6 @@ fn a_container_has_namespaces_capabilities_and_paths_of_its_own() {
         "ALL",
         "--read-only",
         "whoami",
-        "whoami",
         "--port",
         "8080",
     ];

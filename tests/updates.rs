@@ -127,7 +127,7 @@ fn no_request_fails_while_an_image_is_updated_and_rolled_back() {
 #[test]
 fn an_update_that_fails_is_paused_and_serves_on() {
     let (playground, before) = with_web("broken");
-    let update = ["service", "update", "--args", "whoami --port 70000", "--update-monitor", "2s", "web"];
+    let update = ["service", "update", "--args", "--port 70000", "--update-monitor", "2s", "web"];
     // A task that fails counts as running until it has: a call may meet it before.
     playground.skep(1, &update).is_refused_with("service update paused");
     let serving = playground.running(1, "web");

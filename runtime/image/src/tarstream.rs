@@ -267,11 +267,15 @@ impl<R: Read> TarStream<R> {
         }
     }
 
+    /// Skips what is left of the entry. Input that ends in the padding is at its end: some packers write none behind the
+    /// last file, and a layer's digest already says that it is whole.
     fn skip_rest(&mut self) -> Result<(), LayerError> {
-        self.left += self.padding;
-        self.padding = 0;
         let mut buf = [0; 8192];
         while self.read_data(&mut buf)? > 0 {}
+        let padding = std::mem::take(&mut self.padding);
+        let skipped =
+            io::copy(&mut (&mut self.reader).take(padding), &mut io::sink()).map_err(LayerError::Read)?;
+        self.offset += skipped;
         Ok(())
     }
 
@@ -390,6 +394,22 @@ fn timestamp(text: &[u8]) -> Option<(i64, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_file_needs_no_padding_and_data_must_be_whole() {
+        let whole = crate::testing::Tar::default().file("a", b"123456").end();
+        let names = |bytes: &[u8]| {
+            let mut stream = TarStream::new(bytes);
+            let mut names = 0;
+            while stream.next_entry()?.is_some() {
+                names += 1;
+            }
+            Ok::<_, LayerError>((names, stream.has_end_mark()))
+        };
+        assert_eq!(names(&whole[..BLOCK + 6]).unwrap(), (1, false));
+        assert!(names(&whole[..BLOCK + 5]).is_err());
+        assert_eq!(names(&whole).unwrap(), (1, true));
+    }
 
     #[test]
     fn timestamps() {

@@ -413,9 +413,8 @@ fn resources(
     let limits = asked.limits.clone().unwrap_or_default();
     if limits.memory_bytes > 0 {
         // As Docker: no swap figure given means as much swap as memory; the kernel counts them together.
-        let swap = asked.swap_bytes.map_or(limits.memory_bytes.saturating_mul(2), |swap| {
-            limits.memory_bytes.saturating_add(swap.max(0))
-        });
+        let swap = asked.swap_bytes.unwrap_or(limits.memory_bytes).max(0);
+        let swap = limits.memory_bytes.saturating_add(swap);
         resources
             .set_memory(Some(LinuxMemoryBuilder::default().limit(limits.memory_bytes).swap(swap).build()?));
     }

@@ -189,6 +189,9 @@ pub(crate) enum Error {
     /// Links and namespaces.
     #[error("network: {0}")]
     Network(String),
+    /// Something stayed behind; everything that failed.
+    #[error("cannot remove all of the playground: {0}")]
+    Down(String),
     /// A daemon said no.
     #[error(transparent)]
     Api(#[from] CliError),
@@ -240,7 +243,7 @@ fn run_inner(command: Command) -> Result<ExitCode, Error> {
 
 /// Starts a cluster; undone when a part of it does not come up.
 fn up(flags: &Up) -> Result<Record, Error> {
-    let managers = flags.managers.unwrap_or(flags.nodes.min(3));
+    let managers = flags.managers.unwrap_or_else(|| flags.nodes.min(3));
     if flags.nodes == 0 || flags.nodes > MOST_NODES {
         return Err(Error::Usage(format!(
             "--nodes {}: a playground has 1 to {MOST_NODES} nodes",
@@ -440,37 +443,36 @@ fn list() -> Result<ExitCode, Error> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Removes every trace of a playground; goes on after failures and reports the first.
+/// Removes every trace of a playground; goes on after failures and reports them all.
 fn down(record: &Record) -> Result<(), Error> {
-    let mut first = Ok(());
-    for node in &record.nodes {
-        if let Some(init) = node.init {
-            first = first.and(host::power_off(init));
-        }
+    let mut failures: Vec<String> = Vec::new();
+    let mut note = |result: Result<(), Error>| failures.extend(result.err().map(|error| error.to_string()));
+    for init in record.nodes.iter().filter_map(|node| node.init) {
+        note(host::power_off(init));
     }
     if record.fabric.lives()
         && let Ok(switch) = host::namespace_of(record.fabric)
     {
         // The kernel takes links away some time after their namespace; this machine's own must be gone on return.
         for (port, _) in fabric::ports(&switch).unwrap_or_default() {
-            let gone =
-                fabric::disconnect(&switch, &port).map_err(|error| Error::Network(crate::describe(&error)));
-            first = first.and(gone);
+            let gone = fabric::disconnect(&switch, &port);
+            note(gone.map_err(|error| Error::Network(crate::describe(&error))));
         }
     }
-    first = first.and(host::power_off(record.fabric));
+    note(host::power_off(record.fabric));
     match Cgroups::detect() {
         Ok(cgroups) => {
             for node in &record.nodes {
                 let parent = record.cgroup_parent(node.number);
                 let removed = cgroups.remove_stale(&parent, &std::collections::BTreeSet::new());
-                first = first.and(removed.map(drop).map_err(|error| Error::Usage(crate::describe(&error))));
+                note(removed.map(drop).map_err(|error| Error::Usage(crate::describe(&error))));
                 cgroups.remove_parent(&parent);
             }
         }
-        Err(error) => first = first.and(Err(Error::Usage(crate::describe(&error)))),
+        Err(error) => note(Err(Error::Usage(crate::describe(&error)))),
     }
-    first.and(layout::remove_files(&record.name))
+    note(layout::remove_files(&record.name));
+    if failures.is_empty() { Ok(()) } else { Err(Error::Down(failures.join("; "))) }
 }
 
 /// What is being done, on a terminal; quiet elsewhere.
