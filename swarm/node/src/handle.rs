@@ -372,15 +372,17 @@ impl Node {
         }
     }
 
-    /// The containers of this node that use an image (for refusing `image rm`): a name of one of them.
+    /// The containers of this node that use an image (for refusing `image rm`): a name of one of them. Asks the store
+    /// nothing: it is called with the store locked.
     pub fn image_in_use(&self, image_id: &str) -> Option<String> {
-        let living: Vec<(String, String)> = self.membership()?.agent.view(|view| {
+        let membership = self.membership()?;
+        let used = membership.agent.context().images_used.lock().clone();
+        membership.agent.view(|view| {
             let living = view.tasks.values().filter(|task| !task.status.state.is_terminal());
-            living.map(|task| (task.name(), task.spec.container_spec.image.clone())).collect()
-        });
-        let uses =
-            |image: &str| self.images().resolve(image).is_ok_and(|image| image.id.to_string() == image_id);
-        living.into_iter().find(|(_, image)| uses(image)).map(|(name, _)| name)
+            let mut users =
+                living.filter(|task| used.get(&task.meta.id).is_some_and(|image| image == image_id));
+            users.next().map(skep_state::Task::name)
+        })
     }
 
     /// A new random join token for the swarm: `SWMTKN-1-…`.

@@ -72,6 +72,11 @@ impl Images {
         .await
     }
 
+    /// The ID of an image that this node has.
+    pub(crate) async fn id(&self, reference: &str) -> Option<String> {
+        self.local(reference).await.ok().flatten().map(|image| image.id.to_string())
+    }
+
     /// Whether this node or one that it hears has the image.
     pub(crate) async fn available(&self, reference: &str) -> bool {
         matches!(self.local(reference).await, Ok(Some(_))) || self.find(reference).await.is_some()

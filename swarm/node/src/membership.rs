@@ -107,6 +107,7 @@ impl Membership {
             namespaces: NamespacePool::new(NAMESPACES),
             statuses: Statuses::default(),
             exits: Arc::clone(&local.exits),
+            images_used: parking_lot::Mutex::new(std::collections::HashMap::new()),
         };
         let agent = Agent::start(context, Arc::clone(&data)).await;
         let manager = raft.as_ref().map(|raft| {

@@ -8,6 +8,7 @@
 //!     log/                               its output
 //! ```
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -29,6 +30,9 @@ const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/b
 
 /// The period in which a CPU limit is counted, in microseconds (the kernel's and Docker's default).
 const CPU_PERIOD_US: u64 = 100_000;
+
+/// The first port that a program may listen on without privileges.
+const UNPRIVILEGED_PORTS: &str = "net.ipv4.ip_unprivileged_port_start";
 
 /// What `--cap-add ALL` stands for (capabilities(7)).
 const ALL_CAPABILITIES: &[&str] = &[
@@ -213,9 +217,10 @@ fn spec(folder: &Path, input: &BundleInput<'_>, hostname: &str) -> Result<Spec, 
             linux.resources().clone().unwrap_or_default(),
             input.task.spec.resources.as_ref(),
         )?));
-        if !container.sysctls.is_empty() {
-            linux.set_sysctl(Some(container.sysctls.clone().into_iter().collect()));
-        }
+        // As Docker: in a network of its own a program needs no privilege for the ports below 1024.
+        let mut sysctls = HashMap::from([(UNPRIVILEGED_PORTS.to_owned(), "0".to_owned())]);
+        sysctls.extend(container.sysctls.clone());
+        linux.set_sysctl(Some(sysctls));
     }
     let mut mounts = spec.mounts().clone().unwrap_or_default();
     for name in ["hostname", "hosts", "resolv.conf"] {

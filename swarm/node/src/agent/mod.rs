@@ -52,6 +52,8 @@ pub(crate) struct AgentContext {
     pub statuses: Statuses,
     /// When containers end.
     pub exits: Arc<Exits>,
+    /// The images that containers were made of, by task.
+    pub images_used: Mutex<HashMap<String, String>>,
 }
 
 /// The agent of a node in a swarm.

@@ -84,6 +84,7 @@ impl Runner {
         self.remove_container(&id).await;
         wished(&mut self.wish, Option::is_none).await;
         self.context.statuses.forget(&self.task.meta.id);
+        self.context.images_used.lock().remove(&self.task.meta.id);
         let folder = self.folder(&id);
         if let Err(error) = tokio::fs::remove_dir_all(&folder).await
             && error.kind() != std::io::ErrorKind::NotFound
@@ -104,6 +105,9 @@ impl Runner {
                 Kept::Running => {
                     tracing::info!(task = %self.task.name(), pid = ?container.pid, "adopted a running container");
                     self.report_running(id, container.pid.unwrap_or(0));
+                    if let Some(image) = self.context.images.id(&self.task.spec.container_spec.image).await {
+                        self.context.images_used.lock().insert(self.task.meta.id.clone(), image);
+                    }
                     return Some(self.until_end(id, exit).await);
                 }
                 Kept::Exited(exit) => return Some(verdict(&exit)),
@@ -146,6 +150,7 @@ impl Runner {
             () = wished(&mut wish, unwanted) => return Ok(None),
         };
         let (image, layers) = obtained.map_err(|error| rejected(error.to_string()))?;
+        self.context.images_used.lock().insert(self.task.meta.id.clone(), image.id.to_string());
         let folder = self.folder(id);
         let node = (context.node_id.clone(), context.hostname.clone());
         let (task, container, volumes, lower) =

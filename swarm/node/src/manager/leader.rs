@@ -32,8 +32,9 @@ const SILENCE: Duration = Duration::from_millis(1300);
 /// … and so many round trips more on a slow one.
 const SILENCE_RTTS: u32 = 8;
 
-/// A new leader waits so long for nodes that it has not heard yet.
-const FIRST_CONTACT: Duration = Duration::from_millis(2500);
+/// A leader waits so long for nodes that it has not heard since it started: they may be looking for it, after a restart
+/// of the only manager for instance. A node that this manager heard while another led is given up as soon as any other.
+const FIRST_CONTACT: Duration = Duration::from_secs(8);
 
 /// Messages taken at once.
 const BATCH: usize = 256;

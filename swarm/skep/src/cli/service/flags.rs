@@ -170,7 +170,7 @@ pub(crate) struct UpdateFlags {
     #[arg(long)]
     image: Option<String>,
     /// Command and arguments
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     args: Option<String>,
     /// Update though nothing changed
     #[arg(long)]
