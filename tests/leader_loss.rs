@@ -131,7 +131,9 @@ fn two_of_three_managers_lost_is_said_and_healed_by_one_of_them() {
     playground.power("start", 1);
     playground.wait_for_leader(&[1, 3], 0);
     wait_until("a service again", || create_empty(&playground, 3, "again").is_some());
-    let now = playground.wait_for_tasks(1, "web", 3, |task| task.node != 2);
+    // What node 1 had run was lost with its power, and is known to run until it is looked for.
+    let lost = |task: &support::swarm::Task| tasks.iter().any(|old| old.id == task.id && old.node != 3);
+    let now = playground.wait_for_tasks(1, "web", 3, |task| task.node != 2 && !lost(task));
     for number in [1, 3] {
         playground.wait_for_answers(number, PORT, &now);
     }

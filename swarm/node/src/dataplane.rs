@@ -32,8 +32,16 @@ pub(crate) struct DataPlane {
     network: Arc<HostNetwork>,
     names: RwLock<Names>,
     endpoints: Mutex<HashSet<IpAddr>>,
-    ports: Mutex<Option<Vec<PublishedPort>>>,
+    ports: Mutex<Ports>,
     started: Instant,
+}
+
+/// Published ports.
+#[derive(Debug, Default)]
+struct Ports {
+    wanted: Vec<PublishedPort>,
+    /// What the kernel has; unknown at the start and after an error.
+    in_force: Option<Vec<PublishedPort>>,
 }
 
 /// Nodes by number and by ID.
@@ -62,7 +70,7 @@ impl DataPlane {
             network,
             names: RwLock::new(Names::default()),
             endpoints: Mutex::new(HashSet::new()),
-            ports: Mutex::new(None),
+            ports: Mutex::new(Ports::default()),
             started: Instant::now(),
         })
     }
@@ -103,24 +111,28 @@ impl DataPlane {
             forwarder.set_local(local);
         }
         let ports: Vec<PublishedPort> = view.ports.iter().filter_map(published).collect();
-        let mut in_force = self.ports.lock();
-        if in_force.as_ref() != Some(&ports) {
-            // A set that could not be written is tried again with the next change.
-            *in_force = match self.network.publish(&ports) {
-                Ok(()) => Some(ports),
-                Err(error) => {
-                    tracing::error!(%error, "cannot publish ports");
-                    None
-                }
-            };
-        }
-        drop(in_force);
+        self.ports.lock().wanted = ports;
+        self.publish();
         let now: HashSet<IpAddr> = view.endpoints.keys().copied().collect();
         let before = std::mem::replace(&mut *self.endpoints.lock(), now.clone());
         let gone: Vec<IpAddr> = before.difference(&now).copied().collect();
         if !gone.is_empty() {
             let network = Arc::clone(&self.network);
             tokio::task::spawn_blocking(move || forget_connections(&network, &gone));
+        }
+    }
+
+    /// Brings the kernel's published ports in line with what is wanted.
+    fn publish(&self) {
+        let mut ports = self.ports.lock();
+        if ports.in_force.as_ref() != Some(&ports.wanted) {
+            ports.in_force = match self.network.publish(&ports.wanted) {
+                Ok(()) => Some(ports.wanted.clone()),
+                Err(error) => {
+                    tracing::error!(%error, "cannot publish ports; trying again");
+                    None
+                }
+            };
         }
     }
 
@@ -155,6 +167,7 @@ impl DataPlane {
                 _ = expiry.tick() => {
                     let now = self.now_ms();
                     self.forwarder.lock().expire(now);
+                    self.publish();
                     continue;
                 }
             };

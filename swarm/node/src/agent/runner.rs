@@ -34,7 +34,7 @@ use crate::keeper::Keeper;
 
 /// Time between the moment at which a task gets no new connections any more (on every node, the same commit tells
 /// them) and its stop signal.
-const DRAIN: Duration = Duration::from_millis(200);
+const DRAIN: Duration = Duration::from_secs(1);
 
 /// Time between the stop signal and SIGKILL when the service does not say (Docker's default).
 const DEFAULT_GRACE: Duration = Duration::from_secs(10);
