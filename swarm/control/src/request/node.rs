@@ -61,12 +61,6 @@ pub fn remove_node(
 }
 
 fn check_demotion(state: &State, node: &Node, reachable: impl Fn(&str) -> bool) -> Result<(), Refusal> {
-    if node.status.state != NodeState::Down {
-        return Err(Refusal::unimplemented(format!(
-            "demoting a manager that is up is not supported: let node {} leave with --force, and join with the worker token",
-            node.meta.id
-        )));
-    }
     let rest: Vec<&Node> = state
         .nodes
         .values()
@@ -74,6 +68,12 @@ fn check_demotion(state: &State, node: &Node, reachable: impl Fn(&str) -> bool) 
         .collect();
     if rest.is_empty() {
         return Err(Refusal::precondition("attempting to demote the last manager of the swarm"));
+    }
+    if node.status.state != NodeState::Down {
+        return Err(Refusal::unimplemented(format!(
+            "demoting a manager that is up is not supported: let node {} leave with --force, and join with the worker token",
+            node.meta.id
+        )));
     }
     // Only members of Raft vote: a node that was promoted a moment ago does not help yet.
     let members: Vec<&Node> = rest.into_iter().filter(|other| other.raft.is_some()).collect();
