@@ -8,10 +8,10 @@ mod node;
 mod service;
 mod task;
 
-pub use cluster::{Cluster, JoinTokens};
+pub use cluster::{Cluster, JoinTokens, RootRotation};
 pub use config::{Config, ConfigSpec, Secret};
 pub use network::{IpamConfig, Network};
-pub use node::{EngineDescription, Node, NodeDescription, NodeState, NodeStatus, Raft};
+pub use node::{Certificate, EngineDescription, Node, NodeDescription, NodeState, NodeStatus, Raft};
 pub use service::{Service, UpdateState, UpdateStatus};
 pub use task::{ContainerStatus, NetworkAttachment, Task, TaskState, TaskStatus};
 

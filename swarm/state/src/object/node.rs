@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Meta;
+use crate::Timestamp;
 use crate::spec::{NodeRole, NodeSpec, Platform, Resources};
 
 /// A node: what the operator wants of it, what it says of itself, what the managers know.
@@ -26,6 +27,20 @@ pub struct Node {
     pub addresses: Vec<String>,
     /// A number from 1, unique among the nodes: what the data plane writes into packets and marks in place of the ID.
     pub index: u16,
+    /// The certificate that it got last.
+    pub certificate: Certificate,
+}
+
+/// What the managers remember of a node's certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Certificate {
+    /// SHA-256 of the node's public key (`SubjectPublicKeyInfo`), hex: a node is its key.
+    pub key_digest: String,
+    /// SHA-256 of the certificate of the CA that issued it, hex.
+    pub issuer_digest: String,
+    /// End of its life.
+    pub not_after: Timestamp,
 }
 
 /// A manager's place in Raft.
