@@ -104,7 +104,7 @@ fn commands_that_cannot_be_carried_out_change_nothing() {
         (vec!["node", "rm", "ghost"], "node ghost not found"),
         (vec!["node", "rm", "node-1"], "must be demoted"),
         (vec!["node", "update", "--availability", "drain", "ghost"], "node ghost not found"),
-        (vec!["node", "update", "--role", "worker", "node-1"], "demoting a manager"),
+        (vec!["node", "update", "--role", "worker", "node-1"], "demote the last manager"),
         (vec!["node", "update", "--availability", "sometimes", "node-1"], "sometimes"),
         (vec!["image", "rm", "ghost"], "No such image: ghost"),
         (vec!["image", "load", "-i", "/no/such/file.tar"], "cannot open /no/such/file.tar"),
