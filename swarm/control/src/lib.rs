@@ -6,13 +6,17 @@
 //! - [`assignments_for`]: what an agent must know.
 //! - [`service_status`], [`is_task_dirty`]: what the API shows.
 //! - [`constraint`]: placement constraints, for the scheduler and for checking a request.
+//! - [`certificates`]: which role a node's certificate gets, who issues it, whom nodes trust, the end of a CA's rotation.
+//! - [`roles`]: what the leader must do about promoted and demoted nodes.
 //! - [`request`]: requests of the API, checked and turned into transactions.
 //!
 //! Within: [`tick`] runs the phases over a draft of the next state, so that one transaction makes a task,
 //! gives it an address and a node.
 
+pub mod certificates;
 pub mod constraint;
 pub mod request;
+pub mod roles;
 
 mod agent;
 mod allocator;
@@ -22,6 +26,7 @@ mod job;
 mod node;
 mod orchestrator;
 mod orphan;
+mod pem;
 mod ports;
 mod reaper;
 mod replicated;
@@ -33,7 +38,7 @@ mod tick;
 mod updater;
 
 pub use agent::{assignments_for, task_status_update};
-pub use node::{next_node_index, node_down, node_ready, node_state_change};
+pub use node::{next_node_index, node_down, node_state_change};
 pub use service::{Mode, ServiceStatus, is_task_dirty, service_status};
 pub use tick::{MAX_CHANGES, Plan, RandomSource, TickInput, tick};
 

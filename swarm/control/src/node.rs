@@ -21,15 +21,6 @@ pub fn node_down(state: &State, node_id: &str) -> Option<Change> {
     node_state_change(state, node_id, NodeState::Down, "heartbeat failure")
 }
 
-/// The change that marks a node ready at the address where the managers see it; `None` when nothing would change.
-pub fn node_ready(state: &State, node_id: &str, addr: &str) -> Option<Change> {
-    let mut node = state.nodes.get(node_id)?.clone();
-    node.status.state = NodeState::Ready;
-    node.status.message.clear();
-    addr.clone_into(&mut node.status.addr);
-    (state.nodes.get(node_id) != Some(&node)).then(|| Change::PutNode(Box::new(node)))
-}
-
 /// The number for a new node: the smallest from 1 that no node has. `None` when all 65,535 are taken.
 pub fn next_node_index(state: &State) -> Option<u16> {
     let taken: BTreeSet<u16> = state.nodes.values().map(|node| node.index).collect();
@@ -64,9 +55,7 @@ mod tests {
         let mut state = State::default();
         let mut node = Node::default();
         node.status.state = NodeState::Ready;
-        node.status.addr = "10.0.0.1".to_owned();
         state.nodes.insert("a".to_owned(), node);
-        assert_eq!(node_ready(&state, "a", "10.0.0.1"), None);
         let Some(Change::PutNode(down)) = node_down(&state, "a") else { panic!("no change") };
         assert_eq!(down.status.state, NodeState::Down);
         state.nodes.insert("a".to_owned(), *down);

@@ -102,6 +102,12 @@ pub enum Conflict {
         /// Name of the service that has it.
         service: String,
     },
+    /// No node would be meant to be a manager any more.
+    #[error("attempting to demote the last manager of the swarm")]
+    LastManager {
+        /// ID of the manager.
+        node: String,
+    },
 }
 
 /// That an object changed, for watchers: look the object up for what it is now.

@@ -20,8 +20,8 @@ mod timestamp;
 
 pub use change::{Change, Conflict, Event, Kind, Transaction};
 pub use object::{
-    Cluster, Config, JoinTokens, Meta, Network, NetworkAttachment, Node, NodeDescription, NodeState,
-    NodeStatus, Raft, Secret, Service, Task, TaskState, TaskStatus, Version,
+    Certificate, Cluster, Config, JoinTokens, Meta, Network, NetworkAttachment, Node, NodeDescription,
+    NodeState, NodeStatus, Raft, RootRotation, Secret, Service, Task, TaskState, TaskStatus, Version,
 };
 pub use state::State;
 pub use timestamp::Timestamp;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::object::Meta;
-use crate::spec::PublishMode;
+use crate::spec::{NodeRole, PublishMode};
 use crate::{
     Change, Cluster, Config, Conflict, Event, Kind, Network, Node, Secret, Service, Task, Timestamp,
     Transaction,
@@ -108,7 +108,35 @@ impl State {
                 return Err(Conflict::NameInUse { kind, name });
             }
         }
-        Ok(())
+        self.check_managers(transaction)
+    }
+
+    /// A transaction that ends the last node's being meant to be a manager is refused: two managers may be demoted at the
+    /// same time, each because the other one stays.
+    fn check_managers(&self, transaction: &Transaction) -> Result<(), Conflict> {
+        let mut wanted: BTreeMap<&str, bool> = BTreeMap::new();
+        for change in &transaction.changes {
+            match change {
+                Change::PutNode(node) => {
+                    wanted.insert(&node.meta.id, node.spec.role == NodeRole::Manager);
+                }
+                Change::Remove(Kind::Node, id) => {
+                    wanted.insert(id, false);
+                }
+                _ => {}
+            }
+        }
+        if wanted.values().any(|&manager| manager) {
+            return Ok(());
+        }
+        let managers = || self.nodes.values().filter(|node| node.spec.role == NodeRole::Manager);
+        let last = managers().find(|node| wanted.contains_key(node.meta.id.as_str()));
+        match last {
+            Some(node) if managers().all(|node| wanted.contains_key(node.meta.id.as_str())) => {
+                Err(Conflict::LastManager { node: node.meta.id.clone() })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn version_of(&self, kind: Kind, id: &str) -> u64 {

@@ -7,7 +7,7 @@
 //!
 //! - [`create_service`], [`update_service`], [`remove_service`]
 //! - [`update_node`], [`remove_node`]
-//! - [`update_cluster`]
+//! - [`update_cluster`], with [`rotation_wanted`] and [`needs_unlock_key`] for what the caller must bring; [`redacted_spec`]
 //! - [`find`]: from what a user typed to the object
 //! - [`Refusal`]: why not
 
@@ -17,11 +17,13 @@ pub mod find;
 mod node;
 mod ports;
 mod refusal;
+mod rotation;
 mod service;
 mod spec;
 
-pub use cluster::{NewTokens, check_cluster_spec, update_cluster};
+pub use cluster::{Changes, check_cluster_spec, needs_unlock_key, redacted_spec, update_cluster};
 pub use node::{remove_node, update_node};
 pub use ports::{DYNAMIC_PORT_FIRST, DYNAMIC_PORT_LAST, allocate_ports};
 pub use refusal::{Refusal, RefusalKind};
+pub use rotation::{RotationWanted, rotation_wanted};
 pub use service::{Rollback, create_service, remove_service, update_service};

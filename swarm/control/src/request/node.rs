@@ -3,15 +3,14 @@
 use skep_state::spec::{NodeRole, NodeSpec};
 use skep_state::{Change, Kind, Node, NodeState, State, Timestamp, Transaction};
 
+use super::cluster::remember_removed;
 use super::{Refusal, find};
 
 /// Changes name, labels, role or availability of a node.
 ///
-/// `reachable` says of a manager, by node ID, whether this manager hears it; it is asked about the managers that would
-/// be left after a demotion, this one included (of which it must say yes).
-///
-/// A node's role stands in its certificate, which is not renewed yet: so only a manager that is down can be demoted,
-/// which takes it out of Raft for good. Other changes of role go by leaving and joining with the other token.
+/// Of the role only the wanted one changes here: what follows is drawn in [`crate::roles`]. `reachable` says of a manager,
+/// by node ID, whether it is a member of Raft that this manager hears; it is asked about the managers that would be left
+/// after a demotion, this one included (of which it must say yes).
 pub fn update_node(
     state: &State,
     reference: &str,
@@ -27,20 +26,16 @@ pub fn update_node(
     if node.spec.role == NodeRole::Manager && spec.role == NodeRole::Worker {
         check_demotion(state, node, reachable)?;
     }
-    if node.spec.role == NodeRole::Worker && spec.role == NodeRole::Manager {
-        return Err(Refusal::unimplemented(format!(
-            "promoting a node of the swarm is not supported: let node {} leave, and join with the manager token",
-            node.meta.id
-        )));
-    }
-    let mut node = Node { spec, ..node.clone() };
-    if node.spec.role == NodeRole::Worker {
-        (node.role, node.raft) = (NodeRole::Worker, None);
-    }
+    let node = Node { spec, ..node.clone() };
     Ok(Transaction { at, changes: vec![Change::PutNode(Box::new(node))] })
 }
 
-/// Removes a node that is down (or, with `force`, one that is not) and is no manager.
+/// Removes a node that is down (or, with `force`, one that is not) and is no manager, and remembers that it was removed.
+///
+/// In the middle of a role change: a node that was told to become a manager but is none yet may go. A manager that was
+/// told to become a worker must first have left Raft, unless it is down: a voter that nobody answers any more, because it
+/// is not listed, could cost the quorum. (swarmkit lets it go at once; there its vote still counts until it is out.) The
+/// leader takes what is left of a removed node out of Raft.
 pub fn remove_node(
     state: &State,
     reference: &str,
@@ -49,37 +44,45 @@ pub fn remove_node(
 ) -> Result<Transaction, Refusal> {
     let node = find::node(state, reference)?;
     let id = &node.meta.id;
-    if node.spec.role == NodeRole::Manager || node.raft.is_some() {
+    let manager = node.role == NodeRole::Manager || node.raft.is_some();
+    if manager && node.spec.role == NodeRole::Manager {
         return Err(Refusal::precondition(format!(
             "node {id} is a cluster manager and is a member of the raft cluster. It must be demoted to worker before removal"
+        )));
+    }
+    if manager && node.status.state != NodeState::Down {
+        return Err(Refusal::precondition(format!(
+            "node {id} is a cluster manager and is a member of the raft cluster. Its demotion to worker is under way: try again"
         )));
     }
     if !force && node.status.state == NodeState::Ready {
         return Err(Refusal::precondition(format!("node {id} is not down and can't be removed")));
     }
-    Ok(Transaction { at, changes: vec![Change::Remove(Kind::Node, id.clone())] })
+    let mut changes = vec![Change::Remove(Kind::Node, id.clone())];
+    if let Some(mut cluster) = state.cluster.clone() {
+        remember_removed(&mut cluster, id, node.certificate.not_after, at);
+        changes.push(Change::PutCluster(Box::new(cluster)));
+    }
+    Ok(Transaction { at, changes })
 }
 
 fn check_demotion(state: &State, node: &Node, reachable: impl Fn(&str) -> bool) -> Result<(), Refusal> {
+    // A promotion that has not happened yet is called off: Raft does not notice.
+    if node.role == NodeRole::Worker {
+        return Ok(());
+    }
+    // Those that are on their way out do not count, nor those that were told to become managers and are none yet.
     let rest: Vec<&Node> = state
         .nodes
         .values()
-        .filter(|other| other.meta.id != node.meta.id && other.spec.role == NodeRole::Manager)
+        .filter(|other| other.meta.id != node.meta.id)
+        .filter(|other| other.role == NodeRole::Manager && other.spec.role == NodeRole::Manager)
         .collect();
     if rest.is_empty() {
         return Err(Refusal::precondition("attempting to demote the last manager of the swarm"));
     }
-    if node.status.state != NodeState::Down {
-        return Err(Refusal::unimplemented(format!(
-            "demoting a manager that is up is not supported: let node {} leave with --force, and join with the worker token",
-            node.meta.id
-        )));
-    }
-    // Only members of Raft vote: a node that was promoted a moment ago does not help yet.
-    let members: Vec<&Node> = rest.into_iter().filter(|other| other.raft.is_some()).collect();
-    let heard = members.iter().filter(|other| reachable(&other.meta.id)).count();
-    let quorum = members.len() / 2 + 1;
-    if heard < quorum {
+    let heard = rest.iter().filter(|other| reachable(&other.meta.id)).count();
+    if heard <= rest.len() / 2 {
         return Err(Refusal::precondition(
             "can't remove member from the raft: this would result in a loss of quorum",
         ));

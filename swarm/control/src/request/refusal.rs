@@ -36,6 +36,11 @@ impl Refusal {
         }
     }
 
+    /// A request that makes no sense, in dockerd's own words.
+    pub(super) fn daemon(message: impl Into<String>) -> Self {
+        Self { kind: RefusalKind::Invalid, message: message.into() }
+    }
+
     /// No such object. dockerd finds this out itself, so there is no gRPC prefix.
     pub(super) fn not_found(message: impl Into<String>) -> Self {
         Self { kind: RefusalKind::NotFound, message: message.into() }

@@ -1,0 +1,124 @@
+//! What settings ask of the swarm's CA (swarmkit `manager/controlapi/ca_rotation.go`, `validateAndUpdateCA`).
+
+use skep_state::Cluster;
+use skep_state::spec::ClusterSpec;
+
+use super::Refusal;
+use crate::certificates::external_for;
+use crate::pem;
+
+/// What settings ask of the swarm's CA.
+///
+/// The caller, who can parse certificates, still has to check what is given: the key belongs to the certificate, it is a
+/// CA's with at least a year left, and an external CA answers.
+#[derive(Clone, PartialEq, Eq)]
+pub enum RotationWanted {
+    /// Nothing new.
+    None,
+    /// To change to a new CA that the swarm makes.
+    Own,
+    /// To change to this CA.
+    Given {
+        /// Its certificate, PEM.
+        cert: String,
+        /// Its key, PEM.
+        key: String,
+    },
+    /// To change to this CA, whose key is elsewhere.
+    External {
+        /// Its certificate, PEM.
+        cert: String,
+        /// Where it answers, at least one URL.
+        urls: Vec<String>,
+    },
+    /// The given certificate is the swarm's: a change that is under way is given up, and the key is kept or, where it is
+    /// empty, forgotten. No cross-signing.
+    Current {
+        /// Key of the swarm's CA, PEM; empty for an external CA.
+        key: String,
+    },
+    /// The given certificate is the one that is being changed to: the change goes on with this key. No cross-signing.
+    Pending {
+        /// Key of the new CA, PEM; empty for an external CA.
+        key: String,
+    },
+}
+
+impl std::fmt::Debug for RotationWanted {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Keys stay out of logs.
+        formatter.write_str(match self {
+            Self::None => "None",
+            Self::Own => "Own",
+            Self::Given { .. } => "Given",
+            Self::External { .. } => "External",
+            Self::Current { .. } => "Current",
+            Self::Pending { .. } => "Pending",
+        })
+    }
+}
+
+/// What the settings `spec` ask of the swarm's CA, or why that cannot be.
+///
+/// A change that is under way may be replaced by another at any time, as in swarmkit: see
+/// [`crate::certificates`] for why nothing drops then. A swarm whose own CA is external (no key here) can only change with
+/// that CA's help: it must cross-sign the new one, at [`crate::certificates::external_for`] of [`Cluster::ca_cert`].
+pub fn rotation_wanted(cluster: &Cluster, spec: &ClusterSpec) -> Result<RotationWanted, Refusal> {
+    let config = &spec.ca_config;
+    let (cert, key) = (config.signing_ca_cert.as_str(), config.signing_ca_key.as_str());
+    let has_key = !key.trim().is_empty();
+    let is_current = pem::same(cert, &cluster.ca_cert);
+    let urls = |ca_cert: &str, which: &str| {
+        let urls = external_for(&config.external_cas, cluster, ca_cert);
+        if urls.is_empty() { Err(no_external_ca(which)) } else { Ok(urls) }
+    };
+    if cert.trim().is_empty() && has_key {
+        return Err(Refusal::invalid(
+            "if a signing CA key is provided, the signing CA cert must also be provided",
+        ));
+    }
+    if cluster.ca_key.is_empty() && !(is_current && has_key) {
+        urls(&cluster.ca_cert, "current")?;
+    }
+    if cert.trim().is_empty() {
+        if cluster.last_forced_rotation != config.force_rotate {
+            return Ok(RotationWanted::Own);
+        }
+        if let Some(next) = cluster.rotation.as_ref().filter(|next| next.ca_key.is_empty()) {
+            urls(&next.ca_cert, "next")?;
+        }
+        return Ok(RotationWanted::None);
+    }
+    match pem::certificates(cert).len() {
+        0 => return Err(Refusal::invalid("could not parse the desired CA certificate")),
+        1 => {}
+        _ => {
+            return Err(Refusal::invalid("the desired CA certificate cannot contain multiple certificates"));
+        }
+    }
+    let external = if has_key { Vec::new() } else { urls(cert, "desired")? };
+    if is_current {
+        return Ok(RotationWanted::Current { key: key.to_owned() });
+    }
+    if pem::same_key(key, &cluster.ca_key) {
+        return Err(Refusal::invalid("Cannot update to a cert with an identical key"));
+    }
+    if cluster.rotation.as_ref().is_some_and(|next| pem::same(cert, &next.ca_cert)) {
+        return Ok(RotationWanted::Pending { key: key.to_owned() });
+    }
+    if has_key {
+        return Ok(RotationWanted::Given { cert: cert.to_owned(), key: key.to_owned() });
+    }
+    if cluster.ca_key.is_empty() {
+        return Err(Refusal::invalid(
+            "rotating from one external CA to a different external CA is not supported",
+        ));
+    }
+    Ok(RotationWanted::External { cert: cert.to_owned(), urls: external })
+}
+
+fn no_external_ca(which: &str) -> Refusal {
+    Refusal::invalid(format!(
+        "there must be at least one valid, reachable external CA corresponding to the {which} CA certificate"
+    ))
+}
