@@ -25,7 +25,8 @@ impl UnlockKey {
         Self(Key::random())
     }
 
-    pub(crate) const fn key(&self) -> &Key {
+    /// For sealing something with the unlock key itself.
+    pub const fn key(&self) -> &Key {
         &self.0
     }
 }

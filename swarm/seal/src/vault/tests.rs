@@ -174,7 +174,8 @@ proptest! {
                 let current = if with_new { new } else { old };
                 if current.is_some() {
                     let wrong = Vault::open(crash.path(), Some(&stranger));
-                    prop_assert!(matches!(wrong, Err(VaultError::WrongKey { .. })));
+                    let told = matches!(wrong, Err(VaultError::WrongKey { .. }));
+                    prop_assert!(told, "{wrong:?}");
                 }
                 // The next start: tidy, and able to do it again.
                 let again = Vault::open(crash.path(), current.map(|at| &keys[at])).unwrap();
