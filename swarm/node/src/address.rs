@@ -94,6 +94,20 @@ pub(crate) fn advertise_address(
     }
 }
 
+/// Docker's `--data-path-addr`: checked as Docker does, and not used, as data goes the way of everything else.
+pub(crate) fn check_data_path(text: &str, local: &[LocalAddress]) -> Result<(), NodeError> {
+    if text.is_empty() {
+        return Ok(());
+    }
+    match find_ip(text, local) {
+        Ok(ip) if !ip.is_unspecified() => Ok(()),
+        _ => Err(NodeError::Invalid(
+            "data path address must be a non-zero IP address or network interface (without a port number)"
+                .to_owned(),
+        )),
+    }
+}
+
 /// `HOST` or `HOST:port` of a manager, all addresses that it stands for.
 pub(crate) fn remote_addresses(text: &str) -> Result<Vec<SocketAddr>, NodeError> {
     let (host, port) = split_port(text)?;

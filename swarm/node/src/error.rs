@@ -1,5 +1,6 @@
 //! Why a request to the node failed, in classes that the API maps to HTTP status codes.
 
+use skep_control::request::Refusal;
 use skep_state::Conflict;
 
 /// Why a request to the node failed. The texts go to users as they are.
@@ -23,6 +24,17 @@ pub enum NodeError {
     /// 503: `leave` and the like on a node that is in no swarm.
     #[error("This node is not part of a swarm")]
     NotPartOfSwarm,
+    /// 503: this manager was restarted and waits for the unlock key.
+    #[error(
+        "Swarm is encrypted and needs to be unlocked before it can be used. Please use \"docker swarm unlock\" to unlock it."
+    )]
+    Locked,
+    /// 409: `unlock` on a manager that does not wait for a key.
+    #[error("swarm is not locked")]
+    NotLocked,
+    /// 401: another key locked this manager.
+    #[error("swarm could not be unlocked: invalid key provided")]
+    WrongUnlockKey,
     /// 500: more than half of the managers are away.
     #[error(
         "rpc error: code = Unknown desc = The swarm does not have a leader. It's possible that too few managers are online. Make sure more than half of the managers are online."
@@ -31,6 +43,9 @@ pub enum NodeError {
     /// 500: a version conflict ("update out of sequence"); 409 for names and ports.
     #[error(transparent)]
     Conflict(#[from] Conflict),
+    /// Status by its kind: what was asked may not be.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// 400: the request cannot be fulfilled as it stands.
     #[error("{0}")]
     Invalid(String),

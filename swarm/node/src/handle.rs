@@ -48,6 +48,11 @@ pub struct InitRequest {
     pub listen_addr: String,
     /// The address told to others: an IP, `IP:port` or an interface name; empty means choose.
     pub advertise_addr: String,
+    /// Docker's address for data between nodes, an IP or an interface name. Checked and shown; skep's data goes over
+    /// its one port.
+    pub data_path_addr: String,
+    /// Docker's port for data between nodes (1024 to 49151), 0 for none. Kept and shown as the address is.
+    pub data_path_port: u32,
     /// Settings of the swarm.
     pub spec: ClusterSpec,
     /// Availability of this node.
@@ -67,6 +72,8 @@ pub struct JoinRequest {
     pub listen_addr: String,
     /// As in [`InitRequest`].
     pub advertise_addr: String,
+    /// As in [`InitRequest`].
+    pub data_path_addr: String,
     /// Managers to ask, as `HOST:2377`.
     pub remote_addrs: Vec<String>,
     /// `SWMTKN-1-…`.
@@ -406,11 +413,11 @@ impl Node {
         &self.inner.local.config
     }
 
-    fn membership(&self) -> Option<Arc<Membership>> {
+    pub(crate) fn membership(&self) -> Option<Arc<Membership>> {
         self.inner.membership.read().clone()
     }
 
-    fn raft(&self) -> Result<RaftNode, NodeError> {
+    pub(crate) fn raft(&self) -> Result<RaftNode, NodeError> {
         let membership = self.membership().ok_or(NodeError::NotInSwarm)?;
         membership.raft.clone().ok_or(NodeError::NotManager)
     }

@@ -26,6 +26,7 @@ mod member;
 mod membership;
 mod mesh_handler;
 mod rpc;
+mod swarm_admin;
 mod swarm_ops;
 mod view;
 
@@ -37,3 +38,4 @@ pub use handle::{
     SwarmInfo,
 };
 pub use images::BUILT_IN;
+pub use swarm_admin::{PeerPath, RecoverRequest, Rotate};

@@ -45,6 +45,7 @@ pub(crate) async fn init(local: &Local, request: InitRequest) -> Result<Membersh
         ));
     }
     let (listen, advertise) = addresses(local, &request.listen_addr, &request.advertise_addr)?;
+    address::check_data_path(&request.data_path_addr, &address::local_addresses()?)?;
     let now = SystemTime::now();
     let (node_id, cluster_id) = (clock::new_id(), random_id(rand::random()));
     let authority =
@@ -76,6 +77,7 @@ pub(crate) async fn init(local: &Local, request: InitRequest) -> Result<Membersh
             request.default_addr_pool
         },
         subnet_size: if request.subnet_size == 0 { DEFAULT_SUBNET_SIZE } else { request.subnet_size },
+        data_path_port: request.data_path_port,
         ..Cluster::default()
     };
     cluster.meta.id = cluster_id;
@@ -92,6 +94,7 @@ pub(crate) async fn init(local: &Local, request: InitRequest) -> Result<Membersh
 /// Joins a swarm.
 pub(crate) async fn join_swarm(local: &Local, request: JoinRequest) -> Result<Membership, NodeError> {
     let (listen, advertise) = addresses(local, &request.listen_addr, &request.advertise_addr)?;
+    address::check_data_path(&request.data_path_addr, &address::local_addresses()?)?;
     let token: JoinToken =
         request.join_token.trim().parse().map_err(|error| NodeError::Invalid(format!("{error}")))?;
     let mut remotes = Vec::new();
