@@ -300,4 +300,33 @@ mod tests {
         state.apply(4, &replace).unwrap();
         assert_eq!(state.services.len(), 1);
     }
+
+    #[test]
+    fn the_last_manager_is_not_demoted() {
+        let node = |id: &str, role: NodeRole| {
+            let mut node = Node::default();
+            node.meta.id = id.to_owned();
+            node.meta.version.index = 1;
+            node.spec.role = role;
+            Change::PutNode(Box::new(node))
+        };
+        let of = |changes: Vec<Change>| Transaction { changes, ..Transaction::default() };
+        let mut state = State::default();
+        for id in ["a", "b"] {
+            let mut new = Node::default();
+            new.meta.id = id.to_owned();
+            new.spec.role = NodeRole::Manager;
+            state.apply(1, &of(vec![Change::PutNode(Box::new(new))])).unwrap();
+        }
+        let both = vec![node("a", NodeRole::Worker), node("b", NodeRole::Worker)];
+        assert!(matches!(state.apply(1, &of(both)), Err(Conflict::LastManager { .. })));
+        state.apply(1, &of(vec![node("a", NodeRole::Worker)])).unwrap();
+        // Another manager asked for this when it still saw both.
+        let refused = state.apply(1, &of(vec![node("b", NodeRole::Worker)])).unwrap_err();
+        assert_eq!(refused, Conflict::LastManager { node: "b".to_owned() });
+        assert!(state.apply(1, &of(vec![Change::Remove(Kind::Node, "b".to_owned())])).is_err());
+        let swapped = vec![node("b", NodeRole::Worker), node("a", NodeRole::Manager)];
+        state.apply(1, &of(swapped)).unwrap();
+        state.apply(1, &of(vec![Change::Remove(Kind::Node, "b".to_owned())])).unwrap();
+    }
 }

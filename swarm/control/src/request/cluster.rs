@@ -170,51 +170,171 @@ fn prune_removed(cluster: &mut Cluster, at: Timestamp) {
 
 #[cfg(test)]
 mod tests {
+    use skep_state::spec::ExternalCa;
+
     use super::super::RefusalKind;
     use super::*;
+
+    fn pem(body: &str) -> String {
+        format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n")
+    }
 
     fn state() -> State {
         let mut cluster = Cluster::default();
         cluster.meta.version.index = 4;
         cluster.spec.name = "default".to_owned();
-        cluster.ca_key = "key".to_owned();
+        cluster.ca_cert = pem("ONE");
+        cluster.ca_key = "key1".to_owned();
         cluster.join_tokens.worker = "w1".to_owned();
         cluster.join_tokens.manager = "m1".to_owned();
         State { cluster: Some(cluster), ..State::default() }
     }
 
-    fn update(version: u64, spec: ClusterSpec) -> Result<Transaction, Refusal> {
-        update_cluster(&state(), version, spec, NewTokens::default(), Timestamp::default())
+    fn update(state: &State, spec: &ClusterSpec, changes: Changes) -> Result<Cluster, Refusal> {
+        let version = state.cluster.as_ref().unwrap().meta.version.index;
+        let transaction = update_cluster(state, version, spec.clone(), changes, Timestamp::default())?;
+        let [Change::PutCluster(cluster)] = transaction.changes.as_slice() else { panic!("{transaction:?}") };
+        Ok((**cluster).clone())
+    }
+
+    fn refused(spec: &ClusterSpec) -> Refusal {
+        update(&state(), spec, Changes::default()).unwrap_err()
+    }
+
+    fn autolock(on: bool) -> ClusterSpec {
+        let mut spec = ClusterSpec::default();
+        spec.encryption_config.auto_lock_managers = on;
+        spec
+    }
+
+    fn key(text: &str) -> Changes {
+        Changes { unlock_key: Some(text.to_owned()), ..Changes::default() }
     }
 
     #[test]
     fn settings_and_tokens_change_and_the_rest_stays() {
         let mut spec = ClusterSpec::default();
         spec.orchestration.task_history_retention_limit = Some(2);
-        let tokens = NewTokens { worker: Some("w2".to_owned()), manager: None };
-        let transaction = update_cluster(&state(), 4, spec, tokens, Timestamp::default()).unwrap();
-        let [Change::PutCluster(cluster)] = transaction.changes.as_slice() else { panic!("{transaction:?}") };
+        let changes = Changes { worker_token: Some("w2".to_owned()), ..Changes::default() };
+        let cluster = update(&state(), &spec, changes).unwrap();
         assert_eq!((cluster.join_tokens.worker.as_str(), cluster.join_tokens.manager.as_str()), ("w2", "m1"));
         assert_eq!(cluster.spec.orchestration.task_history_retention_limit, Some(2));
-        assert_eq!((cluster.ca_key.as_str(), cluster.spec.name.as_str()), ("key", "default"));
+        assert_eq!((cluster.ca_key.as_str(), cluster.spec.name.as_str()), ("key1", "default"));
+        let changes = Changes { manager_token: Some("m2".to_owned()), ..Changes::default() };
+        let cluster = update(&state(), &spec, changes).unwrap();
+        assert_eq!((cluster.join_tokens.worker.as_str(), cluster.join_tokens.manager.as_str()), ("w1", "m2"));
     }
 
     #[test]
     fn what_cannot_be_set_is_refused() {
-        assert_eq!(update(3, ClusterSpec::default()).unwrap_err().kind, RefusalKind::OutOfSequence);
+        let stale =
+            update_cluster(&state(), 3, ClusterSpec::default(), Changes::default(), Timestamp::default());
+        assert_eq!(stale.unwrap_err().kind, RefusalKind::OutOfSequence);
+        let gone = update_cluster(
+            &State::default(),
+            0,
+            ClusterSpec::default(),
+            Changes::default(),
+            Timestamp::default(),
+        );
+        assert_eq!(gone.unwrap_err().kind, RefusalKind::NotFound);
         let renamed = ClusterSpec { name: "bees".to_owned(), ..ClusterSpec::default() };
-        assert!(update(4, renamed).unwrap_err().message.contains("cluster name is not allowed"));
+        assert_eq!(refused(&renamed).message, "swarm spec must be named \"default\"");
         let mut spec = ClusterSpec::default();
         spec.ca_config.node_cert_expiry = CERT_EXPIRY_MIN - 1;
-        assert!(update(4, spec).unwrap_err().message.contains("minimum certificate expiry"));
+        assert!(refused(&spec).message.contains("minimum certificate expiry time is: 1h0m0s"));
         let mut spec = ClusterSpec::default();
-        spec.encryption_config.auto_lock_managers = true;
-        assert_eq!(update(4, spec).unwrap_err().kind, RefusalKind::Unimplemented);
+        spec.ca_config.signing_ca_key = "key".to_owned();
+        assert!(refused(&spec).message.contains("the signing CA cert must also be provided"));
+    }
+
+    #[test]
+    fn external_cas_speak_cfssl_over_https() {
+        let with = |protocol: &str, url: &str| {
+            let external =
+                ExternalCa { protocol: protocol.to_owned(), url: url.to_owned(), ..ExternalCa::default() };
+            let mut spec = ClusterSpec::default();
+            spec.ca_config.external_cas = vec![external];
+            spec
+        };
+        assert!(update(&state(), &with("CFSSL", "https://ca:8888"), Changes::default()).is_ok());
+        assert_eq!(refused(&with("acme", "https://ca:8888")).message, "invalid protocol: \"acme\"");
+        assert!(refused(&with("cfssl", "http://ca:8888")).message.contains("must begin with https://"));
+    }
+
+    #[test]
+    fn locking_needs_a_key_and_unlocking_forgets_it() {
+        let mut state = state();
+        assert!(needs_unlock_key(state.cluster.as_ref().unwrap(), &autolock(true)));
+        assert!(!needs_unlock_key(state.cluster.as_ref().unwrap(), &autolock(false)));
+        assert!(refused(&autolock(true)).message.contains("without an unlock key"));
+        assert_eq!(update(&state, &autolock(false), key("K1")).unwrap().unlock_key, "", "not locked: no key");
+        let locked = update(&state, &autolock(true), key("K1")).unwrap();
+        assert_eq!(locked.unlock_key, "K1");
+        state.cluster = Some(locked);
+        assert!(!needs_unlock_key(state.cluster.as_ref().unwrap(), &autolock(true)));
+        assert_eq!(update(&state, &autolock(true), Changes::default()).unwrap().unlock_key, "K1", "kept");
+        assert_eq!(update(&state, &autolock(true), key("K2")).unwrap().unlock_key, "K2", "rotated");
+        assert_eq!(update(&state, &autolock(false), Changes::default()).unwrap().unlock_key, "");
+    }
+
+    fn rotation(cert: &str, key: &str) -> RootRotation {
+        RootRotation { ca_cert: pem(cert), ca_key: key.to_owned(), cross_signed: pem("CROSS") }
+    }
+
+    fn ordered(cert: &str, key: &str, force: u64) -> ClusterSpec {
         let mut spec = ClusterSpec::default();
-        spec.ca_config.force_rotate = 1;
-        assert_eq!(update(4, spec).unwrap_err().kind, RefusalKind::Unimplemented);
-        let mut spec = ClusterSpec::default();
-        spec.ca_config.signing_ca_cert = "pem".to_owned();
-        assert_eq!(update(4, spec).unwrap_err().kind, RefusalKind::Unimplemented);
+        spec.ca_config.signing_ca_cert = if cert.is_empty() { String::new() } else { pem(cert) };
+        spec.ca_config.signing_ca_key = key.to_owned();
+        spec.ca_config.force_rotate = force;
+        spec
+    }
+
+    #[test]
+    fn a_rotation_begins_is_replaced_gets_a_key_and_is_given_up() {
+        let mut state = state();
+        let bring = |rotation: RootRotation| Changes { rotation: Some(rotation), ..Changes::default() };
+        let refused = update(&state, &ordered("", "", 1), Changes::default()).unwrap_err();
+        assert!(refused.message.contains("unable to generate a cross-signed certificate"));
+        assert_eq!(
+            update(&state, &ClusterSpec::default(), bring(rotation("TWO", "key2"))).unwrap().rotation,
+            None,
+            "not asked for"
+        );
+
+        let begun = update(&state, &ordered("", "", 1), bring(rotation("TWO", "key2"))).unwrap();
+        assert_eq!(
+            (begun.rotation.as_ref(), begun.last_forced_rotation),
+            (Some(&rotation("TWO", "key2")), 1)
+        );
+        assert_eq!(begun.ca_cert, pem("ONE"), "the old CA stays until the end");
+        state.cluster = Some(begun);
+        let again = update(&state, &ordered("", "", 1), Changes::default()).unwrap();
+        assert_eq!(again.rotation, Some(rotation("TWO", "key2")), "the same settings ask for nothing");
+
+        let replaced =
+            update(&state, &ordered("THREE", "key3", 2), bring(rotation("THREE", "key3"))).unwrap();
+        assert_eq!(replaced.rotation, Some(rotation("THREE", "key3")));
+        assert_eq!(replaced.spec.ca_config.signing_ca_cert, "", "an order is not kept");
+        state.cluster = Some(replaced);
+        let rekeyed = update(&state, &ordered("THREE", "key3b", 2), Changes::default()).unwrap();
+        assert_eq!(rekeyed.rotation, Some(rotation("THREE", "key3b")));
+        let given_up = update(&state, &ordered("ONE", "key1", 3), Changes::default()).unwrap();
+        assert_eq!((given_up.rotation, given_up.ca_key.as_str()), (None, "key1"));
+        assert_eq!(given_up.last_forced_rotation, 3);
+    }
+
+    #[test]
+    fn nothing_secret_is_shown() {
+        let mut spec = ordered("TWO", "very secret", 3);
+        spec.ca_config.external_cas = vec![ExternalCa::default()];
+        let shown = redacted_spec(&spec);
+        assert_eq!(
+            (shown.ca_config.signing_ca_cert.as_str(), shown.ca_config.signing_ca_key.as_str()),
+            ("", "")
+        );
+        assert_eq!((shown.ca_config.force_rotate, shown.ca_config.external_cas.len()), (3, 1));
+        let changes = Changes { rotation: Some(rotation("TWO", "very secret")), ..key("SWMKEY-1-secret") };
+        assert!(!format!("{changes:?}").contains("secret"));
     }
 }

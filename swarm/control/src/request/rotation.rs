@@ -122,3 +122,140 @@ fn no_external_ca(which: &str) -> Refusal {
         "there must be at least one valid, reachable external CA corresponding to the {which} CA certificate"
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use skep_state::RootRotation;
+    use skep_state::spec::ExternalCa;
+
+    use super::super::RefusalKind;
+    use super::*;
+
+    fn pem(body: &str) -> String {
+        format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n")
+    }
+
+    /// A swarm with the CA `ONE`; without a key it is external.
+    fn cluster(key: &str) -> Cluster {
+        Cluster { ca_cert: pem("ONE"), ca_key: key.to_owned(), last_forced_rotation: 5, ..Cluster::default() }
+    }
+
+    fn rotating(to: &str, key: &str) -> Cluster {
+        let rotation = RootRotation { ca_cert: pem(to), ca_key: key.to_owned(), cross_signed: pem("CROSS") };
+        Cluster { rotation: Some(rotation), ..cluster("key1") }
+    }
+
+    fn spec(cert: &str, key: &str, force: u64) -> ClusterSpec {
+        let mut spec = ClusterSpec::default();
+        spec.ca_config.signing_ca_cert = if cert.is_empty() { String::new() } else { pem(cert) };
+        spec.ca_config.signing_ca_key = key.to_owned();
+        spec.ca_config.force_rotate = force;
+        spec
+    }
+
+    /// With an external CA for a certificate; without one it is for the swarm's.
+    fn external(mut spec: ClusterSpec, cert: &str) -> ClusterSpec {
+        spec.ca_config.external_cas.push(ExternalCa {
+            protocol: "cfssl".to_owned(),
+            url: format!("https://ca{cert}"),
+            ca_cert: if cert.is_empty() { String::new() } else { pem(cert).replace('\n', "\r\n") },
+            ..ExternalCa::default()
+        });
+        spec
+    }
+
+    fn refusal(cluster: &Cluster, spec: &ClusterSpec) -> String {
+        let refusal = rotation_wanted(cluster, spec).unwrap_err();
+        assert_eq!(refusal.kind, RefusalKind::Invalid);
+        refusal.message
+    }
+
+    #[test]
+    fn the_counter_asks_for_a_ca_of_the_swarms_own() {
+        assert_eq!(rotation_wanted(&cluster("key1"), &spec("", "", 5)), Ok(RotationWanted::None));
+        assert_eq!(rotation_wanted(&cluster("key1"), &spec("", "", 6)), Ok(RotationWanted::Own));
+        assert_eq!(rotation_wanted(&rotating("TWO", "key2"), &spec("", "", 6)), Ok(RotationWanted::Own));
+    }
+
+    #[test]
+    fn a_given_ca_is_taken() {
+        let given = RotationWanted::Given { cert: pem("TWO"), key: "key2".to_owned() };
+        assert_eq!(rotation_wanted(&cluster("key1"), &spec("TWO", "key2", 6)), Ok(given.clone()));
+        assert_eq!(rotation_wanted(&cluster("key1"), &spec("TWO", "key2", 5)), Ok(given.clone()));
+        assert_eq!(rotation_wanted(&rotating("THREE", "key3"), &spec("TWO", "key2", 5)), Ok(given));
+        let key = "key2b".to_owned();
+        assert_eq!(
+            rotation_wanted(&rotating("TWO", "key2"), &spec("TWO", "key2b", 6)),
+            Ok(RotationWanted::Pending { key })
+        );
+        let key = "key1".to_owned();
+        assert_eq!(
+            rotation_wanted(&rotating("TWO", "key2"), &spec("ONE", "key1", 6)),
+            Ok(RotationWanted::Current { key })
+        );
+    }
+
+    #[test]
+    fn a_given_ca_is_one_certificate_with_a_key_of_its_own() {
+        let keyed = refusal(&cluster("key1"), &spec("", "key2", 6));
+        assert!(keyed.contains("if a signing CA key is provided, the signing CA cert must also be provided"));
+        let mut two = spec("TWO", "key2", 6);
+        two.ca_config.signing_ca_cert.push_str(&pem("THREE"));
+        assert!(refusal(&cluster("key1"), &two).contains("cannot contain multiple certificates"));
+        two.ca_config.signing_ca_cert = "no certificate".to_owned();
+        assert!(refusal(&cluster("key1"), &two).contains("could not parse the desired CA certificate"));
+        assert!(
+            refusal(&cluster("key1"), &spec("TWO", "key1", 6))
+                .contains("Cannot update to a cert with an identical key")
+        );
+    }
+
+    #[test]
+    fn an_external_ca_must_be_named() {
+        let to_external = external(spec("TWO", "", 6), "TWO");
+        let urls = vec!["https://caTWO".to_owned()];
+        assert_eq!(
+            rotation_wanted(&cluster("key1"), &to_external),
+            Ok(RotationWanted::External { cert: pem("TWO"), urls })
+        );
+        assert!(refusal(&cluster("key1"), &spec("TWO", "", 6)).contains("to the desired CA certificate"));
+        assert!(
+            refusal(&cluster("key1"), &external(spec("TWO", "", 6), ""))
+                .contains("to the desired CA certificate"),
+            "that one is for the present CA"
+        );
+        assert_eq!(
+            rotation_wanted(&rotating("TWO", ""), &external(spec("", "", 5), "TWO")),
+            Ok(RotationWanted::None)
+        );
+        assert!(refusal(&rotating("TWO", ""), &spec("", "", 5)).contains("to the next CA certificate"));
+        assert_eq!(
+            rotation_wanted(&rotating("TWO", "key2"), &external(spec("TWO", "", 6), "TWO")),
+            Ok(RotationWanted::Pending { key: String::new() })
+        );
+    }
+
+    #[test]
+    fn from_an_external_ca_only_with_its_help() {
+        let outside = cluster("");
+        assert!(refusal(&outside, &spec("", "", 5)).contains("to the current CA certificate"));
+        assert_eq!(rotation_wanted(&outside, &external(spec("", "", 5), "")), Ok(RotationWanted::None));
+        assert_eq!(rotation_wanted(&outside, &external(spec("", "", 6), "ONE")), Ok(RotationWanted::Own));
+        let different = external(external(spec("TWO", "", 6), ""), "TWO");
+        assert!(
+            refusal(&outside, &different)
+                .contains("rotating from one external CA to a different external CA is not supported")
+        );
+        let key = "key1".to_owned();
+        assert_eq!(
+            rotation_wanted(&outside, &spec("ONE", "key1", 6)),
+            Ok(RotationWanted::Current { key }),
+            "its key is enough"
+        );
+        assert_eq!(
+            rotation_wanted(&cluster("key1"), &external(spec("ONE", "", 6), "")),
+            Ok(RotationWanted::Current { key: String::new() }),
+            "the swarm's own CA becomes external"
+        );
+    }
+}
