@@ -55,6 +55,13 @@ pub fn current_issuer(cluster: &Cluster) -> Issuer<'_> {
     }
 }
 
+/// Whether the CA with the certificate `ca_cert` is (still) the one that issues. Asked in the same look at the state from
+/// which [`issued`] or a new node is made: a certificate that was signed before a change of the CA and committed after
+/// its end would strand its node. When false, sign again.
+pub fn is_issuer(state: &State, ca_cert: &str) -> bool {
+    state.cluster.as_ref().is_some_and(|cluster| pem::same(current_issuer(cluster).cert, ca_cert))
+}
+
 /// The CAs that nodes trust now, PEM: the swarm's, and during a rotation also the one that replaces it, in this order.
 pub fn trust_bundle(cluster: &Cluster) -> String {
     let mut bundle = with_newline(&cluster.ca_cert);
@@ -164,4 +171,153 @@ fn with_newline(pem: &str) -> String {
     let mut pem = pem.trim().to_owned();
     pem.push('\n');
     pem
+}
+
+#[cfg(test)]
+mod tests {
+    use skep_state::{Node, RootRotation};
+
+    use super::*;
+
+    fn pem(body: &str) -> String {
+        format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n")
+    }
+
+    fn node(id: &str, wanted: NodeRole, given: NodeRole) -> Node {
+        let mut node = Node { role: given, ..Node::default() };
+        node.meta.id = id.to_owned();
+        node.spec.role = wanted;
+        node.raft = (given == NodeRole::Manager).then_some(Raft { id: 1 });
+        node.certificate = certificate("key", "one");
+        node
+    }
+
+    fn certificate(key: &str, issuer: &str) -> Certificate {
+        Certificate { key_digest: key.to_owned(), issuer_digest: issuer.to_owned(), ..Certificate::default() }
+    }
+
+    fn state(nodes: impl IntoIterator<Item = Node>) -> State {
+        let cluster = Cluster { ca_cert: pem("ONE"), ca_key: "key1".to_owned(), ..Cluster::default() };
+        let nodes = nodes.into_iter().map(|node| (node.meta.id.clone(), node)).collect();
+        State { cluster: Some(cluster), nodes, ..State::default() }
+    }
+
+    fn rotating(mut state: State) -> State {
+        state.cluster.as_mut().unwrap().rotation = Some(RootRotation {
+            ca_cert: pem("TWO").trim().to_owned(),
+            ca_key: "key2".to_owned(),
+            cross_signed: pem("CROSS"),
+        });
+        state
+    }
+
+    #[test]
+    fn the_new_ca_issues_while_both_are_trusted() {
+        let stable = state([]);
+        let cluster = stable.cluster.as_ref().unwrap();
+        assert_eq!(current_issuer(cluster), Issuer { cert: &pem("ONE"), key: "key1", cross_signed: None });
+        assert_eq!(trust_bundle(cluster), pem("ONE"));
+        assert!(is_issuer(&stable, &pem("ONE")) && !is_issuer(&stable, &pem("TWO")));
+        let rotating = rotating(stable.clone());
+        let cluster = rotating.cluster.as_ref().unwrap();
+        let issuer = current_issuer(cluster);
+        assert_eq!((issuer.key, issuer.cross_signed), ("key2", Some(pem("CROSS").as_str())));
+        assert_eq!(trust_bundle(cluster), format!("{}{}", pem("ONE"), pem("TWO")));
+        assert!(is_issuer(&rotating, &pem("TWO")) && !is_issuer(&rotating, &pem("ONE")));
+        assert!(!format!("{issuer:?}").contains("key2"));
+    }
+
+    #[test]
+    fn an_external_ca_belongs_to_the_certificate_it_names_or_to_the_present_one() {
+        let mut state = rotating(state([]));
+        let cluster = state.cluster.as_mut().unwrap();
+        cluster.spec.ca_config.external_cas = [("https://a", ""), ("https://b", "TWO"), ("https://c", "ONE")]
+            .map(|(url, cert)| ExternalCa {
+                url: url.to_owned(),
+                ca_cert: if cert.is_empty() { String::new() } else { pem(cert) },
+                ..ExternalCa::default()
+            })
+            .into();
+        assert_eq!(external_urls(cluster, &pem("ONE")), ["https://a", "https://c"]);
+        assert_eq!(external_urls(cluster, &pem("TWO")), ["https://b"]);
+        assert!(external_urls(cluster, &pem("THREE")).is_empty());
+    }
+
+    #[test]
+    fn the_role_follows_the_wanted_one_as_far_as_raft_allows() {
+        use NodeRole::{Manager, Worker};
+        let inside = BTreeSet::from(["n".to_owned()]);
+        let outside = BTreeSet::new();
+        for (wanted, given, members, role) in [
+            (Manager, Manager, &inside, Manager),
+            (Manager, Manager, &outside, Manager),
+            (Worker, Manager, &inside, Manager),
+            (Worker, Manager, &outside, Manager),
+            (Manager, Worker, &outside, Manager),
+            (Manager, Worker, &inside, Worker),
+            (Worker, Worker, &outside, Worker),
+        ] {
+            let state = state([node("n", wanted, given)]);
+            assert_eq!(role_to_issue(&state, "n", members), role, "{wanted:?} {given:?} {members:?}");
+        }
+        assert_eq!(role_to_issue(&state([]), "n", &outside), Worker);
+    }
+
+    fn issue(state: &State, role: NodeRole, certificate: Certificate) -> Option<Node> {
+        let changes = issued(state, "n", role, certificate, 9)?;
+        let [Change::PutNode(node)] = changes.as_slice() else { panic!("{changes:?}") };
+        Some((**node).clone())
+    }
+
+    #[test]
+    fn a_promotion_happens_with_the_certificate() {
+        use NodeRole::{Manager, Worker};
+        let new = || certificate("key", "two");
+        let promoted = issue(&state([node("n", Manager, Worker)]), Manager, new()).unwrap();
+        assert_eq!((promoted.role, promoted.raft), (Manager, Some(Raft { id: 9 })));
+        assert_eq!(promoted.certificate, new());
+        let renewed = issue(&state([node("n", Manager, Manager)]), Manager, new()).unwrap();
+        assert_eq!((renewed.role, renewed.raft), (Manager, Some(Raft { id: 1 })), "its place stays");
+        let leaving = issue(&state([node("n", Worker, Manager)]), Manager, new()).unwrap();
+        assert_eq!(leaving.role, Manager, "the role is taken away by the leader alone");
+        assert_eq!(issue(&state([node("n", Worker, Worker)]), Worker, new()).unwrap().raft, None);
+    }
+
+    #[test]
+    fn what_the_state_does_not_allow_is_not_issued() {
+        use NodeRole::{Manager, Worker};
+        let new = || certificate("key", "two");
+        assert_eq!(issue(&state([]), Worker, new()), None, "removed");
+        assert_eq!(issue(&state([node("n", Worker, Worker)]), Manager, new()), None, "called off meanwhile");
+        assert_eq!(issue(&state([node("n", Worker, Manager)]), Worker, new()), None, "still in Raft");
+        let other = certificate("another key", "two");
+        assert_eq!(issue(&state([node("n", Worker, Worker)]), Worker, other.clone()), None);
+        let mut unknown = node("n", Worker, Worker);
+        unknown.certificate = Certificate::default();
+        assert_eq!(issue(&state([unknown]), Worker, other.clone()).unwrap().certificate, other);
+    }
+
+    #[test]
+    fn a_rotation_ends_when_every_node_has_a_new_certificate() {
+        let tokens = |cert: &str| {
+            assert!(cert.contains("TWO"));
+            Some(JoinTokens { worker: "w2".to_owned(), manager: "m2".to_owned() })
+        };
+        let digest = |cert: &str| Some(if cert.contains("TWO") { "two" } else { "one" }.to_owned());
+        let mut state = state(["a", "b"].map(|id| node(id, NodeRole::Worker, NodeRole::Worker)));
+        assert_eq!(rotation_done(&state, digest, tokens), None, "none is under way");
+        state = rotating(state);
+        let renew = |state: &mut State, id: &str| {
+            state.nodes.get_mut(id).unwrap().certificate = certificate("key", "two");
+        };
+        renew(&mut state, "a");
+        assert_eq!(rotation_done(&state, digest, tokens), None, "b has not");
+        renew(&mut state, "b");
+        assert_eq!(rotation_done(&state, |_| None, tokens), None);
+        let changes = rotation_done(&state, digest, tokens).unwrap();
+        let [Change::PutCluster(cluster)] = changes.as_slice() else { panic!("{changes:?}") };
+        assert_eq!((cluster.rotation.as_ref(), cluster.ca_key.as_str()), (None, "key2"));
+        assert!(cluster.ca_cert.contains("TWO"));
+        assert_eq!((cluster.join_tokens.worker.as_str(), cluster.join_tokens.manager.as_str()), ("w2", "m2"));
+    }
 }

@@ -109,3 +109,7 @@ fn made_worker(node: &Node) -> Change {
     (node.role, node.raft) = (NodeRole::Worker, None);
     Change::PutNode(Box::new(node))
 }
+
+#[cfg(test)]
+#[path = "roles_test.rs"]
+mod tests;

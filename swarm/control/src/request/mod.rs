@@ -6,7 +6,7 @@
 //! state at once: what must be unique is checked again by [`State::apply`](skep_state::State::apply).
 //!
 //! - [`create_service`], [`update_service`], [`remove_service`]
-//! - [`update_node`], [`remove_node`]
+//! - [`update_node`], [`remove_node`], [`demotion_pending`]
 //! - [`update_cluster`], with [`rotation_wanted`] and [`needs_unlock_key`] for what the caller must bring; [`redacted_spec`]
 //! - [`find`]: from what a user typed to the object
 //! - [`Refusal`]: why not
@@ -22,7 +22,7 @@ mod service;
 mod spec;
 
 pub use cluster::{Changes, check_cluster_spec, needs_unlock_key, redacted_spec, update_cluster};
-pub use node::{remove_node, update_node};
+pub use node::{demotion_pending, remove_node, update_node};
 pub use ports::{DYNAMIC_PORT_FIRST, DYNAMIC_PORT_LAST, allocate_ports};
 pub use refusal::{Refusal, RefusalKind};
 pub use rotation::{RotationWanted, rotation_wanted};

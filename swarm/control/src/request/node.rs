@@ -55,7 +55,9 @@ pub fn remove_node(
     if !force && node.status.state == NodeState::Ready {
         return Err(Refusal::precondition(format!("node {id} is not down and can't be removed")));
     }
-    let mut changes = vec![Change::Remove(Kind::Node, id.clone())];
+    // A removal alone has no version: the node put back as it is ties it to the node that was looked at here, so that one
+    // that became a manager meanwhile stays.
+    let mut changes = vec![Change::PutNode(Box::new(node.clone())), Change::Remove(Kind::Node, id.clone())];
     if let Some(mut cluster) = state.cluster.clone() {
         remember_removed(&mut cluster, id, node.certificate.not_after, at);
         changes.push(Change::PutCluster(Box::new(cluster)));
@@ -261,7 +263,8 @@ mod tests {
         state.cluster.as_mut().unwrap().removed =
             removed.map(|(id, day)| (id.to_owned(), Timestamp::from_nanos(day * DAY))).into();
         let transaction = remove(&state, "n2", true).unwrap();
-        let [Change::Remove(Kind::Node, id), Change::PutCluster(cluster)] = transaction.changes.as_slice()
+        let [Change::PutNode(_), Change::Remove(Kind::Node, id), Change::PutCluster(cluster)] =
+            transaction.changes.as_slice()
         else {
             panic!("{transaction:?}")
         };
@@ -271,7 +274,7 @@ mod tests {
         assert_eq!(kept, [("n2", 150), ("recent", 94)], "one that ended more than a week ago is forgotten");
         set(&mut state, "n2", |node| node.certificate.not_after = Timestamp::default());
         let transaction = remove(&state, "n2", true).unwrap();
-        let Some(Change::PutCluster(cluster)) = transaction.changes.get(1) else { panic!("{transaction:?}") };
+        let Some(Change::PutCluster(cluster)) = transaction.changes.get(2) else { panic!("{transaction:?}") };
         assert_eq!(cluster.removed["n2"].nanos() / DAY, 190, "a full life where the end is not known");
     }
 
@@ -282,7 +285,7 @@ mod tests {
             .map(|number| (format!("gone{number}"), Timestamp::from_nanos(110 * DAY + number)))
             .collect();
         let transaction = remove(&state, "n2", true).unwrap();
-        let Some(Change::PutCluster(cluster)) = transaction.changes.get(1) else { panic!("{transaction:?}") };
+        let Some(Change::PutCluster(cluster)) = transaction.changes.get(2) else { panic!("{transaction:?}") };
         assert_eq!(cluster.removed.len(), 1_000);
         assert!(cluster.removed.contains_key("n2") && cluster.removed.contains_key("gone1999"));
     }
