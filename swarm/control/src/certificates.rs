@@ -33,8 +33,9 @@ pub struct Issuer<'a> {
     pub cert: &'a str,
     /// Its key, PEM; empty when an external CA holds it.
     pub key: &'a str,
-    /// Its name and key in a certificate signed by the CA that is being replaced, PEM; `None` while no change is under
-    /// way. A chain is then: the node's certificate, this one, [`Cluster::ca_cert`].
+    /// Its name and key in a certificate signed by the CA that is being replaced, PEM. A chain is then: the node's
+    /// certificate, this one, [`Cluster::ca_cert`]. `None` while no change is under way, and when the CA that is being
+    /// replaced is external and did not sign: then nodes must hear of the new CA before they meet its certificates.
     pub cross_signed: Option<&'a str>,
 }
 
@@ -50,7 +51,8 @@ pub fn current_issuer(cluster: &Cluster) -> Issuer<'_> {
     match &cluster.rotation {
         None => Issuer { cert: &cluster.ca_cert, key: &cluster.ca_key, cross_signed: None },
         Some(next) => {
-            Issuer { cert: &next.ca_cert, key: &next.ca_key, cross_signed: Some(&next.cross_signed) }
+            let cross_signed = Some(next.cross_signed.as_str()).filter(|cross| !cross.is_empty());
+            Issuer { cert: &next.ca_cert, key: &next.ca_key, cross_signed }
         }
     }
 }
@@ -225,6 +227,9 @@ mod tests {
         assert_eq!(trust_bundle(cluster), format!("{}{}", pem("ONE"), pem("TWO")));
         assert!(is_issuer(&rotating, &pem("TWO")) && !is_issuer(&rotating, &pem("ONE")));
         assert!(!format!("{issuer:?}").contains("key2"));
+        let mut unsigned = cluster.clone();
+        unsigned.rotation.as_mut().unwrap().cross_signed.clear();
+        assert_eq!(current_issuer(&unsigned).cross_signed, None);
     }
 
     #[test]

@@ -3,14 +3,15 @@
 use skep_state::Cluster;
 use skep_state::spec::ClusterSpec;
 
-use super::Refusal;
+use super::{Refusal, check_cluster_spec};
 use crate::certificates::external_for;
 use crate::pem;
 
 /// What settings ask of the swarm's CA.
 ///
-/// The caller, who can parse certificates, still has to check what is given: the key belongs to the certificate, it is a
-/// CA's with at least a year left, and an external CA answers.
+/// The caller, who can parse certificates, still has to check what is given, also for `Current` and `Pending`: a key that
+/// is not empty belongs to the certificate, and where it is empty an external CA answers. `Given` and `External` must be a
+/// CA's with at least a year left.
 #[derive(Clone, PartialEq, Eq)]
 pub enum RotationWanted {
     /// Nothing new.
@@ -72,11 +73,7 @@ pub fn rotation_wanted(cluster: &Cluster, spec: &ClusterSpec) -> Result<Rotation
         let urls = external_for(&config.external_cas, cluster, ca_cert);
         if urls.is_empty() { Err(no_external_ca(which)) } else { Ok(urls) }
     };
-    if cert.trim().is_empty() && has_key {
-        return Err(Refusal::invalid(
-            "if a signing CA key is provided, the signing CA cert must also be provided",
-        ));
-    }
+    check_cluster_spec(spec)?;
     if cluster.ca_key.is_empty() && !(is_current && has_key) {
         urls(&cluster.ca_cert, "current")?;
     }
