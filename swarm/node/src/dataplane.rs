@@ -13,6 +13,7 @@ use skep_netns::tun::{AsyncTun, FRAME_BYTES_MAX};
 use skep_netns::{HostNetwork, Protocol, PublishedPort};
 use skep_state::spec::PortProtocol;
 
+use crate::mesh_handler::Datagrams;
 use crate::view::NodeView;
 
 /// Length of a datagram that is assumed to fit before the path has been measured: QUIC's smallest path (1200 bytes)
@@ -136,26 +137,6 @@ impl DataPlane {
         }
     }
 
-    /// Takes datagrams that came from a peer.
-    pub(crate) fn inbound(&self, node_id: &str, batch: &mut Vec<Bytes>) {
-        let peer = self.names.read().indexes.get(node_id).copied();
-        if let Some(peer) = peer {
-            let now = self.now_ms();
-            let items = batch.iter().map(|datagram| (peer, datagram.as_ref()));
-            // A full device queue drops, as a network card would; the flows inside slow down by it.
-            self.forwarder.lock().inbound_batch(items, now, |frame| drop(self.tun.get_ref().write(frame)));
-        }
-        batch.clear();
-    }
-
-    /// The connection to a peer was made anew.
-    pub(crate) fn reset_peer(&self, node_id: &str) {
-        let peer = self.names.read().indexes.get(node_id).copied();
-        if let Some(peer) = peer {
-            self.forwarder.lock().reset_peer(peer);
-        }
-    }
-
     /// Sends what the host and its containers have for other nodes, until cancelled.
     pub(crate) async fn run(self: Arc<Self>, mesh: Mesh) {
         let mut buffer = vec![0; FRAME_BYTES_MAX];
@@ -217,6 +198,27 @@ impl DataPlane {
 
     fn now_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Datagrams for DataPlane {
+    fn inbound(&self, node_id: &str, batch: &mut Vec<Bytes>) -> bool {
+        let peer = self.names.read().indexes.get(node_id).copied();
+        if let Some(peer) = peer {
+            let now = self.now_ms();
+            let items = batch.iter().map(|datagram| (peer, datagram.as_ref()));
+            // A full device queue drops, as a network card would; the flows inside slow down by it.
+            self.forwarder.lock().inbound_batch(items, now, |frame| drop(self.tun.get_ref().write(frame)));
+        }
+        batch.clear();
+        peer.is_some()
+    }
+
+    fn reset_peer(&self, node_id: &str) {
+        let peer = self.names.read().indexes.get(node_id).copied();
+        if let Some(peer) = peer {
+            self.forwarder.lock().reset_peer(peer);
+        }
     }
 }
 

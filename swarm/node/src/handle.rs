@@ -262,11 +262,11 @@ impl Node {
                 remote_managers: Vec::new(),
             };
         };
-        let own = membership.identity.node_id();
+        let own = membership.node_id();
         let managers = |nodes: &mut dyn Iterator<Item = (String, Option<String>)>| {
             nodes.filter_map(|(id, address)| Some((id, address?))).collect()
         };
-        let remote_managers: Vec<(String, String)> = match &membership.raft {
+        let remote_managers: Vec<(String, String)> = match membership.raft() {
             Some(raft) => raft.read(|state| {
                 let nodes = state.nodes.values().filter(|node| node.role == NodeRole::Manager);
                 managers(&mut nodes.map(|node| (node.meta.id.clone(), node.addresses.first().cloned())))
@@ -278,9 +278,9 @@ impl Node {
         };
         SwarmInfo {
             node_id: own.to_owned(),
-            node_addr: membership.member.advertise.ip().to_string(),
+            node_addr: membership.record.get().advertise.ip().to_string(),
             local_state: LocalState::Active,
-            control_available: membership.raft.is_some(),
+            control_available: membership.raft().is_some(),
             error,
             remote_managers,
         }
@@ -296,7 +296,7 @@ impl Node {
         let _changing = self.inner.changing.lock().await;
         self.refuse_if_member()?;
         let membership = Arc::new(swarm_ops::init(&self.inner.local, request).await?);
-        let id = membership.identity.node_id().to_owned();
+        let id = membership.node_id().to_owned();
         self.become_member(&membership);
         membership.wait_until_served().await?;
         Ok(id)
@@ -332,7 +332,7 @@ impl Node {
             self.inner.error.lock().clear();
             return Ok(());
         };
-        if membership.raft.is_some() && !force {
+        if membership.raft().is_some() && !force {
             return Err(NodeError::Unavailable(self.what_leaving_breaks(&membership)));
         }
         swarm_ops::leave(&self.inner.local, &membership).await;
@@ -358,12 +358,12 @@ impl Node {
     /// The place in Raft of a node, if it is a manager.
     pub fn manager_status(&self, node_id: &str) -> Option<ManagerStatus> {
         let membership = self.membership()?;
-        let raft = membership.raft.as_ref()?;
+        let raft = membership.raft()?;
         let addr = raft.read(|state| {
             let node = state.nodes.get(node_id).filter(|node| node.role == NodeRole::Manager)?;
             node.addresses.first().cloned()
         })?;
-        let heard = node_id == membership.identity.node_id() || membership.mesh.is_connected(node_id);
+        let heard = node_id == membership.node_id() || membership.mesh.is_connected(node_id);
         Some(ManagerStatus {
             leader: raft.leader().as_deref() == Some(node_id),
             reachability: if heard { Reachability::Reachable } else { Reachability::Unreachable },
@@ -395,7 +395,7 @@ impl Node {
     /// A new random join token for the swarm: `SWMTKN-1-…`.
     pub fn new_join_token(&self) -> Result<String, NodeError> {
         let membership = self.membership().ok_or(NodeError::NotInSwarm)?;
-        Ok(JoinToken::generate(membership.identity.ca_digest(), rand::random()).to_string())
+        Ok(JoinToken::generate(membership.identity().ca_digest(), rand::random()).to_string())
     }
 
     /// This moment.
@@ -419,7 +419,7 @@ impl Node {
 
     pub(crate) fn raft(&self) -> Result<RaftNode, NodeError> {
         let membership = self.membership().ok_or(NodeError::NotInSwarm)?;
-        membership.raft.clone().ok_or(NodeError::NotManager)
+        membership.raft().ok_or(NodeError::NotManager)
     }
 
     fn refuse_if_member(&self) -> Result<(), NodeError> {
@@ -433,8 +433,8 @@ impl Node {
 
     /// Docker's warnings for a manager that leaves.
     fn what_leaving_breaks(&self, membership: &Membership) -> String {
-        let members = membership.raft.as_ref().map(RaftNode::members).unwrap_or_default();
-        let own = membership.identity.node_id();
+        let members = membership.raft().as_ref().map(RaftNode::members).unwrap_or_default();
+        let own = membership.node_id();
         let others = members.iter().filter(|member| member.node_id != own);
         let reachable = others.filter(|member| membership.mesh.is_connected(&member.node_id)).count();
         let mut text =

@@ -10,6 +10,7 @@
 //!                                    └─ mesh_handler, rpc ── skep-mesh
 //! ```
 
+mod access;
 mod address;
 mod agent;
 mod clock;
@@ -25,6 +26,8 @@ mod manager;
 mod member;
 mod membership;
 mod mesh_handler;
+mod peers;
+mod role;
 mod rpc;
 mod swarm_admin;
 mod swarm_ops;

@@ -2,9 +2,14 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use skep_state::spec::NodeRole;
+use tokio::sync::watch;
+
+use crate::durable;
 
 /// A node's membership of a swarm.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,6 +24,55 @@ pub(crate) struct Member {
     pub managers: Vec<(String, Vec<String>)>,
     /// Subnets that go over the mesh.
     pub subnets: Vec<String>,
+}
+
+/// The [`Member`] record while the node runs: everybody sees the same one, and what changes is on disk before it counts.
+pub(crate) struct Record {
+    file: PathBuf,
+    value: watch::Sender<Member>,
+    /// One writer at a time; whether the record is on disk at all: a join that is not complete must leave none.
+    kept: Mutex<bool>,
+}
+
+impl Record {
+    /// Of a membership that is on disk already, or (not `kept`) will be with [`Self::keep`].
+    pub(crate) fn new(folders: &Folders, member: Member, kept: bool) -> Arc<Self> {
+        let (value, kept) = (watch::Sender::new(member), Mutex::new(kept));
+        Arc::new(Self { file: folders.record(), value, kept })
+    }
+
+    /// As it is now.
+    pub(crate) fn get(&self) -> Member {
+        self.value.borrow().clone()
+    }
+
+    /// Follows it.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Member> {
+        self.value.subscribe()
+    }
+
+    /// Writes it for the first time: from now on the node is a member after a restart.
+    pub(crate) fn keep(&self) -> std::io::Result<()> {
+        let mut kept = self.kept.lock();
+        durable::write_json(&self.file, &*self.value.borrow())?;
+        *kept = true;
+        Ok(())
+    }
+
+    /// Changes it, on disk first. Nothing is written when nothing differs.
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Member)) -> std::io::Result<()> {
+        let kept = self.kept.lock();
+        let mut member = self.get();
+        change(&mut member);
+        if member == *self.value.borrow() {
+            return Ok(());
+        }
+        if *kept {
+            durable::write_json(&self.file, &member)?;
+        }
+        self.value.send_replace(member);
+        Ok(())
+    }
 }
 
 /// Where membership is kept below `--root`.

@@ -1,31 +1,26 @@
-//! A node's running membership of a swarm: mesh, Raft, dispatcher, leader's loop, agent, data plane, started in the
-//! order in which they need each other and stopped in the reverse one.
+//! A node's running membership of a swarm: mesh, manager part (while it is a manager), agent, data plane, started in
+//! the order in which they need each other and stopped in the reverse one.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use skep_image::Store;
-use skep_mesh::{Identity, Mesh, MeshConfig, PeerConfig};
+use skep_mesh::{Identity, Mesh, MeshConfig, Role};
 use skep_netns::{HostNetwork, HostNetworkConfig, NamespacePool, Subnet};
-use skep_raft::{RaftNode, RaftOptions, Transport};
-use skep_state::spec::NodeRole;
+use skep_raft::RaftNode;
 use skep_state::{NodeDescription, NodeState, Transaction};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::access::Directory;
 use crate::agent::{Agent, AgentContext, Exits, MTU, SessionLoop, Statuses};
 use crate::dataplane::DataPlane;
-use crate::durable;
 use crate::images::Images;
 use crate::keeper::Keeper;
-use crate::manager::{Dispatcher, Leader, MeshTransport};
-use crate::member::{Folders, Member};
-use crate::mesh_handler::{MeshHandler, Parts};
-use crate::rpc::Hello;
-use crate::view::NodeRoute;
-use crate::{NodeConfig, NodeError};
+use crate::manager::{ManagerSlot, peer_config};
+use crate::member::{Folders, Member, Record};
+use crate::mesh_handler::{Datagrams, MeshHandler, Parts};
+use crate::{NodeConfig, NodeError, peers};
 
 /// Network namespaces kept ready for containers.
 const NAMESPACES: usize = 4;
@@ -51,27 +46,28 @@ pub(crate) struct Local {
 
 /// A running membership.
 pub(crate) struct Membership {
-    pub identity: Identity,
-    pub member: Member,
     pub mesh: Mesh,
-    /// Set on a manager.
-    pub raft: Option<RaftNode>,
+    /// The manager part, while this node has one.
+    pub manager: Arc<ManagerSlot>,
+    /// What is remembered on disk.
+    pub record: Arc<Record>,
     pub agent: Arc<Agent>,
     pub images: Arc<Images>,
     handler: Arc<MeshHandler>,
-    transport: Arc<MeshTransport>,
     cancel: CancellationToken,
     tracker: TaskTracker,
 }
 
 impl Membership {
-    /// Starts as a member. With `first` the node makes a new swarm of which that is the first transaction.
+    /// Starts as a member. With `first` the node makes a new swarm of which that is the first transaction. A node whose
+    /// certificate says manager starts its manager part.
     pub(crate) async fn start(
         local: &Local,
         identity: Identity,
-        member: Member,
+        record: Arc<Record>,
         first: Option<Transaction>,
     ) -> Result<Self, NodeError> {
+        let member = record.get();
         let network_config = network_config(&member)?;
         let subnets = network_config.subnets.clone();
         let handler = Arc::new(MeshHandler::default());
@@ -88,11 +84,10 @@ impl Membership {
         for (id, addresses) in &member.managers {
             mesh.set_peer(id, peer_config(addresses, true));
         }
-        let transport = Arc::new(MeshTransport::new(mesh.clone()));
-        let raft = match member.role {
-            NodeRole::Manager => Some(start_raft(local, &identity, &mesh, &transport, first).await?),
-            NodeRole::Worker => None,
-        };
+        let manager = ManagerSlot::new(Folders::new(&local.config.root).raft(), mesh.clone());
+        if identity.role() == Role::Manager {
+            manager.start(first).await?;
+        }
         let images = Images::new(local.store.clone(), mesh.clone());
         let tun = tun.into_async().map_err(NodeError::internal("cannot use the TUN device"))?;
         let data = DataPlane::new(tun, Arc::clone(&network), &subnets);
@@ -110,45 +105,60 @@ impl Membership {
             images_used: parking_lot::Mutex::new(std::collections::HashMap::new()),
         };
         let agent = Agent::start(context, Arc::clone(&data)).await;
-        let manager = raft.as_ref().map(|raft| {
-            let (dispatcher, inbox) = Dispatcher::new(raft.clone());
-            (raft.clone(), dispatcher, inbox)
-        });
         let (cancel, tracker) = (CancellationToken::new(), TaskTracker::new());
         let spawn = Spawner { cancel: &cancel, tracker: &tracker };
+        let directory = Arc::new(Directory::new(Arc::clone(&agent), Arc::clone(&manager)));
         handler.set(Parts {
-            manager: manager.as_ref().map(|(raft, dispatcher, _)| (raft.clone(), Arc::clone(dispatcher))),
+            directory: Arc::clone(&directory),
+            manager: Arc::clone(&manager),
             images: Arc::clone(&images),
-            data: Arc::clone(&data),
+            data: Arc::clone(&data) as Arc<dyn Datagrams>,
         });
         let session = SessionLoop {
             agent: Arc::clone(&agent),
             mesh: mesh.clone(),
-            manager: manager.as_ref().map(|(raft, dispatcher, _)| (raft.clone(), Arc::clone(dispatcher))),
-            hello: hello(local, &member),
+            manager: Arc::clone(&manager),
+            record: Arc::clone(&record),
+            description: local.description.clone(),
         };
-        if let Some((raft, _, inbox)) = manager {
-            let node_id = identity.node_id().to_owned();
-            spawn.run(Leader { raft, mesh: mesh.clone(), node_id, inbox }.run());
-        }
         spawn.run(Arc::clone(&agent).keep_saved());
         spawn.run(data.run(mesh.clone()));
         spawn.run(session.run());
-        spawn.run(follow_peers(
-            Arc::clone(&agent),
-            mesh.clone(),
-            raft.clone(),
-            member.clone(),
-            Folders::new(&local.config.root),
-        ));
+        spawn.run(peers::follow(directory, mesh.clone(), Arc::clone(&record)));
         tracker.close();
-        Ok(Self { identity, member, mesh, raft, agent, images, handler, transport, cancel, tracker })
+        Ok(Self { mesh, manager, record, agent, images, handler, cancel, tracker })
+    }
+
+    /// This node's ID.
+    pub(crate) fn node_id(&self) -> &str {
+        self.mesh.node_id()
+    }
+
+    /// This node's identity as it is now: certificates come and go.
+    pub(crate) fn identity(&self) -> Identity {
+        self.mesh.identity()
+    }
+
+    /// Raft, while this node is a manager.
+    pub(crate) fn raft(&self) -> Option<RaftNode> {
+        self.manager.raft()
+    }
+
+    /// Starts the manager part.
+    pub(crate) async fn become_manager(&self) -> Result<(), NodeError> {
+        self.manager.start(None).await
+    }
+
+    /// Stops the manager part and removes its files.
+    pub(crate) async fn become_worker(&self) -> Result<(), NodeError> {
+        self.manager.stop().await;
+        self.manager.forget().await
     }
 
     /// Waits until this node is served: a manager has its vote and knows the leader, a worker has its assignments.
     pub(crate) async fn wait_until_served(&self) -> Result<(), NodeError> {
-        let own = self.identity.node_id();
-        let served = || match &self.raft {
+        let own = self.node_id();
+        let served = || match self.raft() {
             Some(raft) => {
                 raft.leader().is_some()
                     && raft.members().iter().any(|member| member.voter && member.node_id == own)
@@ -174,16 +184,14 @@ impl Membership {
     pub(crate) async fn stop_loops(&self) {
         self.cancel.cancel();
         self.tracker.wait().await;
+        self.manager.stop_loops().await;
     }
 
     /// Stops taking part, after [`Self::stop_loops`]; containers go on running.
     pub(crate) async fn stop(&self) {
-        if let Some(raft) = &self.raft {
-            raft.shutdown().await;
-        }
+        self.manager.stop().await;
         self.mesh.close().await;
         self.handler.clear();
-        self.transport.clear();
     }
 }
 
@@ -217,97 +225,6 @@ impl Spawner<'_> {
     }
 }
 
-async fn start_raft(
-    local: &Local,
-    identity: &Identity,
-    mesh: &Mesh,
-    transport: &Arc<MeshTransport>,
-    first: Option<Transaction>,
-) -> Result<RaftNode, NodeError> {
-    let folders = Folders::new(&local.config.root);
-    let options = RaftOptions::new(folders.raft(), identity.node_id());
-    let raft = RaftNode::open(options, Arc::clone(transport) as Arc<dyn Transport>)
-        .await
-        .map_err(NodeError::internal("cannot open the swarm's state"))?;
-    if let Some(first) = first {
-        raft.initialize(first).await.map_err(NodeError::internal("cannot make the swarm"))?;
-    }
-    let known: Vec<(String, Vec<String>, bool)> = raft.read(|state| {
-        let nodes = state.nodes.values();
-        nodes
-            .map(|node| (node.meta.id.clone(), node.addresses.clone(), node.role == NodeRole::Manager))
-            .collect()
-    });
-    for (id, addresses, manager) in known {
-        mesh.set_peer(&id, peer_config(&addresses, manager));
-    }
-    Ok(raft)
-}
-
-/// Keeps the mesh's peers, and the managers remembered on disk, as the swarm's nodes are.
-async fn follow_peers(
-    agent: Arc<Agent>,
-    mesh: Mesh,
-    raft: Option<RaftNode>,
-    mut member: Member,
-    folders: Folders,
-) {
-    let mut known: BTreeMap<String, NodeRoute> = BTreeMap::new();
-    let mut updates = raft.as_ref().map(RaftNode::subscribe);
-    loop {
-        // A manager has the committed state itself: it must reach the others before anybody leads.
-        let nodes = match &raft {
-            Some(raft) => raft.read(routes),
-            None => agent.view(|view| view.nodes.clone()),
-        };
-        if nodes != known && !nodes.is_empty() {
-            for (id, node) in nodes.iter().filter(|(id, node)| known.get(*id) != Some(*node)) {
-                mesh.set_peer(id, peer_config(&node.addresses, node.manager));
-            }
-            for id in known.keys().filter(|id| !nodes.contains_key(*id)) {
-                mesh.remove_peer(id);
-            }
-            let managers: Vec<(String, Vec<String>)> = nodes
-                .iter()
-                .filter(|(id, node)| node.manager && *id != mesh.node_id())
-                .map(|(id, node)| (id.clone(), node.addresses.clone()))
-                .collect();
-            if managers != member.managers {
-                member.managers = managers;
-                if let Err(error) = durable::write_json(&folders.record(), &member) {
-                    tracing::warn!(%error, "cannot remember the managers");
-                }
-            }
-            known = nodes;
-        }
-        match &mut updates {
-            Some(updates) => {
-                if updates.next().await.is_none() {
-                    return;
-                }
-                while updates.try_next().is_some() {}
-            }
-            None => agent.view_changed().await,
-        }
-    }
-}
-
-fn routes(state: &skep_state::State) -> BTreeMap<String, NodeRoute> {
-    let route = |node: &skep_state::Node| NodeRoute {
-        index: node.index,
-        addresses: node.addresses.clone(),
-        manager: node.role == NodeRole::Manager,
-        hostname: String::new(),
-    };
-    state.nodes.iter().map(|(id, node)| (id.clone(), route(node))).collect()
-}
-
-fn peer_config(addresses: &[String], keep: bool) -> PeerConfig {
-    let unique: BTreeSet<&String> = addresses.iter().collect();
-    let addresses: Vec<SocketAddr> = unique.into_iter().filter_map(|address| address.parse().ok()).collect();
-    PeerConfig { addresses, keep }
-}
-
 fn network_config(member: &Member) -> Result<HostNetworkConfig, NodeError> {
     let subnets: Result<Vec<Subnet>, _> = member.subnets.iter().map(|subnet| subnet.parse()).collect();
     Ok(HostNetworkConfig {
@@ -316,9 +233,4 @@ fn network_config(member: &Member) -> Result<HostNetworkConfig, NodeError> {
         host_prefix: HOST_PREFIX.to_owned(),
         ..HostNetworkConfig::default()
     })
-}
-
-/// What this node says of itself.
-pub(crate) fn hello(local: &Local, member: &Member) -> Hello {
-    Hello { description: local.description.clone(), addresses: vec![member.advertise.to_string()] }
 }

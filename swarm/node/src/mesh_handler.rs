@@ -3,37 +3,48 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use skep_mesh::{
-    Class, Handler, JoinReply, JoinRequest, PeerIdentity, RecvStream, RemoteError, Role, SendStream,
+    Class, Handler, JoinReply, JoinRequest, PeerIdentity, RecvStream, RemoteError, SendStream,
 };
-use skep_raft::RaftNode;
-use skep_state::spec::NodeRole;
 use skep_state::{NodeState, Transaction};
 use tokio::sync::mpsc;
 
+use crate::access::{Directory, Message, Refused};
 use crate::clock;
-use crate::dataplane::DataPlane;
 use crate::images::Images;
-use crate::manager::{self, Dispatcher};
-use crate::rpc::{self, FromLeader, Hello, ImageQuery};
+use crate::manager::{self, ManagerPart, ManagerSlot};
+use crate::rpc::{self, FromLeader, Hello, ImageQuery, SESSION_QUEUE};
 
 /// Codes of refusals.
-const NOT_ALLOWED: u16 = 10;
+pub(crate) const NOT_ALLOWED: u16 = 10;
 const FAILED: u16 = 11;
 
-/// Messages on their way in a session.
-const QUEUE: usize = 16;
+/// Packets that are refused are spoken of at most this often.
+const COMPLAINT: Duration = Duration::from_secs(1);
+
+/// What takes the overlay's packets.
+pub(crate) trait Datagrams: Send + Sync {
+    /// Takes datagrams that came from a peer. Quick; takes all out of the batch. False when there is no such node: then
+    /// they are dropped.
+    fn inbound(&self, node_id: &str, batch: &mut Vec<Bytes>) -> bool;
+
+    /// The connection to a peer was made anew.
+    fn reset_peer(&self, node_id: &str);
+}
 
 /// The parts of the node, once they are there: the mesh must start before them.
 pub(crate) struct Parts {
-    /// Set on a manager.
-    pub manager: Option<(RaftNode, Arc<Dispatcher>)>,
+    /// Who may send what.
+    pub directory: Arc<Directory>,
+    /// The manager part, while there is one.
+    pub manager: Arc<ManagerSlot>,
     pub images: Arc<Images>,
-    pub data: Arc<DataPlane>,
+    pub data: Arc<dyn Datagrams>,
 }
 
 /// Hands what arrives to the parts of the node.
@@ -43,6 +54,7 @@ pub(crate) struct Parts {
 #[derive(Default)]
 pub(crate) struct MeshHandler {
     parts: RwLock<Option<Arc<Parts>>>,
+    complained: Mutex<Option<Instant>>,
 }
 
 impl MeshHandler {
@@ -64,9 +76,21 @@ impl MeshHandler {
         self.get().ok_or_else(|| RemoteError::new(RemoteError::BUSY, "this node is starting or stopping"))
     }
 
-    fn manager(&self) -> Result<(RaftNode, Arc<Dispatcher>), RemoteError> {
-        let manager = self.parts()?.manager.clone();
+    fn manager(&self) -> Result<Arc<ManagerPart>, RemoteError> {
+        let manager = self.parts()?.manager.get();
         manager.ok_or_else(|| RemoteError::new(NOT_ALLOWED, "this node is not a manager"))
+    }
+
+    /// The parts of the node, if the peer may send the message.
+    fn allow(&self, peer: &PeerIdentity, message: Message) -> Result<Arc<Parts>, RemoteError> {
+        let parts = self.parts()?;
+        match parts.directory.check(peer, message) {
+            Ok(()) => Ok(parts),
+            Err(Refused::Unknown) => {
+                Err(RemoteError::new(RemoteError::UNSUPPORTED, Refused::Unknown.to_string()))
+            }
+            Err(reason) => Err(RemoteError::new(NOT_ALLOWED, reason.to_string())),
+        }
     }
 
     async fn serve_session(
@@ -76,11 +100,11 @@ impl MeshHandler {
         mut send: SendStream,
         mut receive: RecvStream,
     ) -> Result<(), String> {
-        let (_, dispatcher) = self.manager().map_err(|error| error.to_string())?;
+        let part = self.manager().map_err(|error| error.to_string())?;
         let hello: Hello = rpc::decode(header)?;
-        let (messages, mut messages_out) = mpsc::channel::<FromLeader>(QUEUE);
-        let (reports_in, reports) = mpsc::channel(QUEUE);
-        let served = dispatcher.serve(peer.node_id.clone(), hello, messages, reports);
+        let (messages, mut messages_out) = mpsc::channel::<FromLeader>(SESSION_QUEUE);
+        let (reports_in, reports) = mpsc::channel(SESSION_QUEUE);
+        let served = part.dispatcher.serve(peer.node_id.clone(), hello, messages, reports);
         let inwards = async {
             while let Some(report) = rpc::receive(&mut receive).await? {
                 if reports_in.send(report).await.is_err() {
@@ -108,42 +132,21 @@ impl MeshHandler {
 #[async_trait]
 impl Handler for MeshHandler {
     fn authorize(&self, peer: &PeerIdentity) -> bool {
-        let Some(parts) = self.get() else { return true };
-        match &parts.manager {
-            // A manager that has no state yet cannot tell; its leader sends it the state over this very connection.
-            Some((raft, _)) => {
-                raft.read(|state| state.cluster.is_none() || state.nodes.contains_key(&peer.node_id))
-            }
-            // A worker may not have been told of a new node yet; the managers have the last word.
-            None => true,
-        }
+        // Before the parts are there nothing is served.
+        self.get().is_none_or(|parts| parts.directory.admits(peer))
     }
 
     async fn request(&self, peer: Arc<PeerIdentity>, kind: u16, body: Bytes) -> Result<Bytes, RemoteError> {
+        let parts = self.allow(&peer, Message::Request(kind))?;
         match kind {
-            rpc::RAFT => {
-                if peer.role != Role::Manager {
-                    tracing::warn!(node = %peer.node_id, "refused a Raft message from a worker");
-                    return Err(RemoteError::new(NOT_ALLOWED, "only managers take part in Raft"));
-                }
-                let (raft, _) = self.manager()?;
-                // The certificate says what the node was when it was made; the state says what it is.
-                let manager = raft.read(|state| {
-                    let node = state.nodes.get(&peer.node_id);
-                    state.cluster.is_none() || node.is_some_and(|node| node.role == NodeRole::Manager)
-                });
-                if !manager {
-                    return Err(RemoteError::new(NOT_ALLOWED, "this node is not a manager of the swarm"));
-                }
-                Ok(raft.handle_rpc(&peer.node_id, body).await)
-            }
+            rpc::RAFT => Ok(self.manager()?.raft.handle_rpc(&peer.node_id, body).await),
             rpc::IMAGE => {
                 let query: ImageQuery =
                     rpc::decode(&body).map_err(|error| RemoteError::new(RemoteError::MALFORMED, error))?;
-                Ok(rpc::encode(&self.parts()?.images.answer(&query).await))
+                Ok(rpc::encode(&parts.images.answer(&query).await))
             }
             rpc::LEAVE => {
-                let (raft, _) = self.manager()?;
+                let raft = self.manager()?.raft.clone();
                 let change = raft.read(|state| {
                     skep_control::node_state_change(state, &peer.node_id, NodeState::Down, rpc::LEFT)
                 });
@@ -166,12 +169,12 @@ impl Handler for MeshHandler {
         send: SendStream,
         receive: RecvStream,
     ) {
+        let Ok(parts) = self.allow(&peer, Message::Stream(class, kind)) else { return };
         let served = match (class, kind) {
             (Class::Control, rpc::SESSION) => self.serve_session(&peer, &header, send, receive).await,
-            (Class::Bulk, rpc::BLOB) => match (self.parts(), std::str::from_utf8(&header)) {
-                (Ok(parts), Ok(digest)) => parts.images.send_blob(digest, send).await,
-                (Err(error), _) => Err(error.to_string()),
-                (_, Err(error)) => Err(error.to_string()),
+            (Class::Bulk, rpc::BLOB) => match std::str::from_utf8(&header) {
+                Ok(digest) => parts.images.send_blob(digest, send).await,
+                Err(error) => Err(error.to_string()),
             },
             _ => Err(format!("unknown stream {kind}")),
         };
@@ -181,10 +184,17 @@ impl Handler for MeshHandler {
     }
 
     fn datagrams(&self, peer: &PeerIdentity, batch: &mut Vec<Bytes>) {
-        match self.get() {
-            Some(parts) => parts.data.inbound(&peer.node_id, batch),
-            None => batch.clear(),
+        // The data plane has the list of nodes at hand by itself: this is the path of every packet.
+        let taken = self.get().map(|parts| parts.data.inbound(&peer.node_id, batch));
+        if taken == Some(false) {
+            let mut complained = self.complained.lock();
+            if complained.is_none_or(|at| at.elapsed() >= COMPLAINT) {
+                *complained = Some(Instant::now());
+                let reason = Refused::NotListed;
+                tracing::warn!(node = %peer.node_id, kind = "datagram", %reason, "refused packets");
+            }
         }
+        batch.clear();
     }
 
     fn peer_changed(&self, peer: &PeerIdentity, connected: bool) {
@@ -197,7 +207,6 @@ impl Handler for MeshHandler {
     }
 
     async fn join(&self, remote: SocketAddr, request: JoinRequest) -> Result<JoinReply, RemoteError> {
-        let (raft, _) = self.manager()?;
-        manager::admit(&raft, remote, request).await
+        manager::admit(&self.manager()?.raft, remote, request).await
     }
 }

@@ -14,8 +14,10 @@ use crate::view::Assignments;
 pub(crate) const RAFT: u16 = 1;
 /// Request: do you have this image? [`ImageQuery`], answered by [`ImageAnswer`].
 pub(crate) const IMAGE: u16 = 2;
-/// Request: this node leaves; a [`Leave`] of the node itself. Answered by nothing.
+/// Request: the asking node leaves. Nothing in it, and nothing in the answer.
 pub(crate) const LEAVE: u16 = 3;
+/// Request: a certificate for the asking node. [`CertificateRequest`]; answered with what was issued.
+pub(crate) const CERTIFICATE: u16 = 4;
 /// Stream on the control connection: an agent's session with the leader. Header: [`Hello`]; then frames of
 /// [`FromLeader`] one way and [`Report`] the other.
 pub(crate) const SESSION: u16 = 1;
@@ -24,6 +26,9 @@ pub(crate) const BLOB: u16 = 2;
 
 /// Longest message of a session: the whole view of a node with thousands of tasks.
 const MAX_FRAME: usize = 16 * 1024 * 1024;
+
+/// Messages of a session on their way on one node: an agent and a leader wait for each other beyond it.
+pub(crate) const SESSION_QUEUE: usize = 16;
 
 /// Why a node is down that said goodbye.
 pub(crate) const LEFT: &str = "node left the swarm";
@@ -53,6 +58,8 @@ pub(crate) enum FromLeader {
 pub(crate) struct Report {
     /// Task IDs and what they are doing.
     pub statuses: Vec<(String, TaskStatus)>,
+    /// Where the node's mesh port may be reached from now on, when that has changed.
+    pub addresses: Option<Vec<String>>,
 }
 
 /// Asks for an image by name or ID.
@@ -71,9 +78,12 @@ pub(crate) struct ImageAnswer {
     pub blobs: Vec<(String, u64)>,
 }
 
-/// A node leaves.
+/// A node asks for its next certificate.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Leave {}
+pub(crate) struct CertificateRequest {
+    /// A signing request for the node's own key.
+    pub csr_pem: String,
+}
 
 /// What a joining node adds to its certificate request.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -12,7 +12,7 @@ use skep_state::{Change, Cluster, JoinTokens, Network, Node, NodeState, NodeStat
 
 use crate::address::{self, LocalAddress};
 use crate::handle::{InitRequest, JoinRequest};
-use crate::member::{Folders, Member};
+use crate::member::{Folders, Member, Record};
 use crate::membership::{JOIN_WAIT, Local, Membership, tear_down_network};
 use crate::rpc::{self, Hello, JoinExtra, JoinedExtra, LEFT};
 use crate::{NodeError, clock, durable};
@@ -140,7 +140,8 @@ pub(crate) async fn resume(local: &Local) -> Result<Option<Membership>, NodeErro
     let Some(member) = record else { return Ok(None) };
     let identity = Identity::load(&folders.identity())
         .map_err(NodeError::internal("cannot read this node's identity"))?;
-    Membership::start(local, identity, member, None).await.map(Some)
+    let record = Record::new(&folders, member, true);
+    Membership::start(local, identity, record, None).await.map(Some)
 }
 
 /// Starts a new membership and makes it last; undone when it cannot start.
@@ -157,8 +158,11 @@ async fn begin(
         identity
             .save(&folders.identity())
             .map_err(NodeError::internal("cannot save this node's identity"))?;
-        let membership = Membership::start(local, identity, member.clone(), first).await?;
-        durable::write_json(&folders.record(), &member)
+        let record = Record::new(&folders, member.clone(), false);
+        let membership = Membership::start(local, identity, record, first).await?;
+        membership
+            .record
+            .keep()
             .map_err(NodeError::internal("cannot save this node's membership"))?;
         Ok(membership)
     };
@@ -177,20 +181,20 @@ pub(crate) async fn leave(local: &Local, membership: &Membership) {
     membership.stop_loops().await;
     membership.agent.stop_all().await;
     membership.stop().await;
-    tear_down_network(&membership.member).await;
+    tear_down_network(&membership.record.get()).await;
     forget(local);
 }
 
 /// A manager takes itself out of the node list's managers, so that Raft counts it no longer; a worker says that it
 /// is down. Best effort: a node may leave because its swarm is gone.
 async fn say_goodbye(membership: &Membership) {
-    let own = membership.identity.node_id();
+    let own = membership.node_id();
     let goodbye = async {
-        let Some(raft) = &membership.raft else {
+        let Some(raft) = membership.raft() else {
             let peers = membership.mesh.peers();
             for peer in peers.iter().filter(|peer| peer.control && peer.role == Some(Role::Manager)) {
                 let left =
-                    membership.mesh.request(&peer.node_id, rpc::LEAVE, rpc::encode(&rpc::Leave {}), GOODBYE);
+                    membership.mesh.request(&peer.node_id, rpc::LEAVE, bytes::Bytes::new(), GOODBYE);
                 if left.await.is_ok() {
                     return;
                 }

@@ -9,9 +9,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+use skep_control::certificates;
 use skep_state::object::NodeState;
 use skep_state::spec::{NodeRole, PortProtocol, PublishMode};
-use skep_state::{State, Task, TaskState};
+use skep_state::{Cluster, Node, State, Task, TaskState};
 
 /// What one node must know.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -27,6 +28,15 @@ pub(crate) struct NodeView {
     pub ports: Vec<PortRoute>,
     /// Subnets that go over the mesh.
     pub subnets: Vec<String>,
+    /// The role that this node shall have.
+    pub wanted_role: NodeRole,
+    /// The role that the managers give it.
+    pub given_role: NodeRole,
+    /// The CAs that nodes trust now, PEM.
+    pub trust: String,
+    /// Digest (SHA-256, hex) of the CA that issues certificates now: a node with one of another CA asks for a new one.
+    /// Empty when not known.
+    pub issuer: String,
 }
 
 /// How a node is reached.
@@ -39,8 +49,14 @@ pub(crate) struct NodeRoute {
     pub addresses: Vec<String>,
     /// Whether it is a manager.
     pub manager: bool,
-    /// Its host name.
-    pub hostname: String,
+}
+
+impl NodeRoute {
+    /// Of a node.
+    pub(crate) fn of(node: &Node) -> Self {
+        let manager = node.role == NodeRole::Manager;
+        Self { index: node.index, addresses: node.addresses.clone(), manager }
+    }
 }
 
 /// A published port and the tasks behind it.
@@ -76,6 +92,12 @@ pub(crate) struct Assignments {
     pub ports: Option<Vec<PortRoute>>,
     /// All subnets, when they changed.
     pub subnets: Option<Vec<String>>,
+    /// The node's own role, wanted and given, when one of them changed.
+    pub roles: Option<(NodeRole, NodeRole)>,
+    /// The CAs to trust, when they changed.
+    pub trust: Option<String>,
+    /// The CA that issues, when it changed.
+    pub issuer: Option<String>,
 }
 
 impl NodeView {
@@ -94,14 +116,10 @@ impl NodeView {
             }
         }
         let nodes = state.nodes.values().map(|node| {
-            let route = NodeRoute {
-                index: node.index,
-                addresses: node.addresses.clone(),
-                manager: node.role == NodeRole::Manager,
-                hostname: node.description.hostname.clone(),
-            };
-            (node.meta.id.clone(), route)
+            (node.meta.id.clone(), NodeRoute::of(node))
         });
+        let own = state.nodes.get(node_id);
+        let cluster = state.cluster.as_ref();
         Self {
             tasks,
             endpoints,
@@ -112,6 +130,10 @@ impl NodeView {
                 .values()
                 .flat_map(|network| network.ipam.iter().map(|range| range.subnet.clone()))
                 .collect(),
+            wanted_role: own.map(|node| node.spec.role).unwrap_or_default(),
+            given_role: own.map(|node| node.role).unwrap_or_default(),
+            trust: cluster.map(certificates::trust_bundle).unwrap_or_default(),
+            issuer: cluster.map(issuer_digest).unwrap_or_default(),
         }
     }
 
@@ -138,6 +160,9 @@ impl NodeView {
             nodes: (self.nodes != new.nodes).then(|| new.nodes.clone()),
             ports: (self.ports != new.ports).then(|| new.ports.clone()),
             subnets: (self.subnets != new.subnets).then(|| new.subnets.clone()),
+            roles: (self.roles() != new.roles()).then(|| new.roles()),
+            trust: (self.trust != new.trust).then(|| new.trust.clone()),
+            issuer: (self.issuer != new.issuer).then(|| new.issuer.clone()),
         };
         (difference != Assignments::default()).then_some(difference)
     }
@@ -176,6 +201,19 @@ impl NodeView {
         if let Some(subnets) = change.subnets {
             self.subnets = subnets;
         }
+        if let Some((wanted, given)) = change.roles {
+            (self.wanted_role, self.given_role) = (wanted, given);
+        }
+        if let Some(trust) = change.trust {
+            self.trust = trust;
+        }
+        if let Some(issuer) = change.issuer {
+            self.issuer = issuer;
+        }
+    }
+
+    fn roles(&self) -> (NodeRole, NodeRole) {
+        (self.wanted_role, self.given_role)
     }
 }
 
@@ -204,6 +242,11 @@ fn serves(state: &State, task: &Task) -> bool {
     task.status.state == TaskState::Running
         && task.desired_state <= TaskState::Running
         && state.nodes.get(&task.node_id).is_some_and(|node| node.status.state != NodeState::Down)
+}
+
+/// Empty when the certificate cannot be read: nodes then keep what they have.
+fn issuer_digest(_cluster: &Cluster) -> String {
+    String::new()
 }
 
 fn missing_keys<K: Ord + Clone, V>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> Vec<K> {

@@ -11,6 +11,7 @@ mod statuses;
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use skep_netns::{HostNetwork, NamespacePool};
@@ -66,7 +67,9 @@ pub(crate) struct Agent {
     tracker: TaskTracker,
     file: PathBuf,
     unsaved: Notify,
-    changed: Notify,
+    changed: watch::Sender<()>,
+    /// Whether a leader tells this node at the moment what changes: then what is known is what is.
+    current: AtomicBool,
 }
 
 impl Agent {
@@ -97,7 +100,8 @@ impl Agent {
             tracker: TaskTracker::new(),
             file,
             unsaved: Notify::new(),
-            changed: Notify::new(),
+            changed: watch::Sender::new(()),
+            current: AtomicBool::new(false),
         });
         if let Some(view) = remembered {
             agent.apply(view.complete());
@@ -146,12 +150,23 @@ impl Agent {
         drop(view);
         drop(guard);
         self.unsaved.notify_one();
-        self.changed.notify_one();
+        self.changed.send_replace(());
     }
 
-    /// Waits until the view has changed. For one waiter.
-    pub(crate) async fn view_changed(&self) {
-        self.changed.notified().await;
+    /// Follows the view, and whether it is current.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Whether a session with a leader keeps the view current; otherwise it is what was known last.
+    pub(crate) fn is_current(&self) -> bool {
+        self.current.load(Ordering::Acquire)
+    }
+
+    fn set_current(&self, current: bool) {
+        if self.current.swap(current, Ordering::AcqRel) != current {
+            self.changed.send_replace(());
+        }
     }
 
     fn spawn(&self, task: &Task) -> watch::Sender<Wish> {

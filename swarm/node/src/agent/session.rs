@@ -5,15 +5,16 @@
 //! ```
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use skep_mesh::{Class, Mesh};
-use skep_raft::RaftNode;
+use skep_mesh::{Class, Mesh, Role};
+use skep_state::NodeDescription;
 use tokio::sync::mpsc;
 
 use super::Agent;
-use crate::manager::Dispatcher;
-use crate::rpc::{self, FromLeader, Hello, Report};
+use crate::manager::ManagerSlot;
+use crate::member::Record;
+use crate::rpc::{self, FromLeader, Hello, Report, SESSION_QUEUE};
 
 /// Pause before the leader is looked for again.
 const RETRY: Duration = Duration::from_millis(100);
@@ -21,42 +22,63 @@ const RETRY: Duration = Duration::from_millis(100);
 /// A manager that neither answers nor hangs up is given up after so long.
 const FIRST_ANSWER: Duration = Duration::from_secs(3);
 
-/// Messages on their way in a session.
-pub(crate) const QUEUE: usize = 16;
+/// A manager whose own Raft has known no leader for so long (several elections) asks the others, as a worker does: it may
+/// have been taken out of Raft, which only they can tell it.
+const LEADERLESS: Duration = Duration::from_secs(2);
+
+/// With none of the listed managers leading for so long, connected nodes with a manager's certificate are asked too: the
+/// managers may all have been exchanged while this node was away.
+const LOST: Duration = Duration::from_secs(5);
 
 /// Keeps a session with whoever leads.
 pub(crate) struct SessionLoop {
     pub agent: Arc<Agent>,
     pub mesh: Mesh,
-    /// Set on a manager, which knows the leader itself.
-    pub manager: Option<(RaftNode, Arc<Dispatcher>)>,
-    pub hello: Hello,
+    /// A manager knows the leader itself.
+    pub manager: Arc<ManagerSlot>,
+    /// Where this node may be reached.
+    pub record: Arc<Record>,
+    /// What this node says of itself.
+    pub description: NodeDescription,
+}
+
+/// How the search for the leader goes.
+struct Search {
+    turn: usize,
+    /// When the last session ended.
+    lost: Instant,
+    /// Since when this manager's Raft has known no leader.
+    leaderless: Option<Instant>,
 }
 
 impl SessionLoop {
     /// Runs until cancelled.
     pub(crate) async fn run(self) {
         let mut hint: Option<String> = None;
-        let mut turn = 0_usize;
+        let mut search = Search { turn: 0, lost: Instant::now(), leaderless: None };
         loop {
-            let Some(leader) = self.candidate(hint.take(), &mut turn) else {
+            let Some(leader) = self.candidate(hint.take(), &mut search) else {
                 tokio::time::sleep(RETRY).await;
                 continue;
             };
-            let (reports, reports_out) = mpsc::channel(QUEUE);
-            let (messages_in, messages) = mpsc::channel(QUEUE);
-            let own = leader == self.agent.context().node_id;
+            let (reports, reports_out) = mpsc::channel(SESSION_QUEUE);
+            let (messages_in, messages) = mpsc::channel(SESSION_QUEUE);
+            let own = leader == self.mesh.node_id();
             let carried = async {
-                match &self.manager {
-                    Some((_, dispatcher)) if own => {
-                        dispatcher.serve(leader.clone(), self.hello.clone(), messages_in, reports_out).await;
+                match self.manager.get() {
+                    Some(part) if own => {
+                        part.dispatcher.serve(leader.clone(), self.hello(), messages_in, reports_out).await;
                         Ok(())
                     }
                     _ if own => Ok(()),
                     _ => self.carry(&leader, messages_in, reports_out).await,
                 }
             };
-            let (carried, next) = tokio::join!(carried, self.converse(messages, reports));
+            let (carried, (served, next)) = tokio::join!(carried, self.converse(messages, reports));
+            self.agent.set_current(false);
+            if served {
+                search.lost = Instant::now();
+            }
             if let Err(error) = carried {
                 tracing::debug!(%leader, %error, "session ended");
             }
@@ -67,23 +89,47 @@ impl SessionLoop {
         }
     }
 
+    fn hello(&self) -> Hello {
+        Hello { description: self.description.clone(), addresses: self.addresses() }
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        vec![self.record.get().advertise.to_string()]
+    }
+
     /// Who may lead: what Raft says, what the last manager said, or each known manager in turn.
-    fn candidate(&self, hint: Option<String>, turn: &mut usize) -> Option<String> {
-        if let Some((raft, _)) = &self.manager {
-            return raft.leader();
+    fn candidate(&self, hint: Option<String>, search: &mut Search) -> Option<String> {
+        let own = self.mesh.node_id();
+        if let Some(raft) = self.manager.raft() {
+            if let Some(leader) = raft.leader() {
+                search.leaderless = None;
+                return Some(leader);
+            }
+            let since = search.leaderless.get_or_insert_with(Instant::now);
+            let votes = raft.members().iter().any(|member| member.voter && member.node_id == own);
+            if votes && since.elapsed() < LEADERLESS {
+                return None;
+            }
         }
-        hint.or_else(|| {
-            let managers: Vec<String> = self.agent.view(|view| {
-                view.nodes.iter().filter(|(_, node)| node.manager).map(|(id, _)| id.clone()).collect()
-            });
-            let known: Vec<String> = if managers.is_empty() {
-                self.mesh.peers().into_iter().map(|peer| peer.node_id).collect()
-            } else {
-                managers
-            };
-            *turn = turn.wrapping_add(1);
-            known.get(*turn % known.len().max(1)).cloned()
-        })
+        // That this node leads, its own Raft would know first.
+        if let Some(hint) = hint.filter(|hint| hint != own) {
+            return Some(hint);
+        }
+        let mut known: Vec<String> = self.agent.view(|view| {
+            let managers = view.nodes.iter().filter(|(id, node)| node.manager && *id != own);
+            managers.map(|(id, _)| id.clone()).collect()
+        });
+        let peers = self.mesh.peers();
+        if known.is_empty() {
+            known = peers.into_iter().map(|peer| peer.node_id).collect();
+        } else if search.lost.elapsed() > LOST {
+            let more = peers.into_iter().filter(|peer| peer.control && peer.role == Some(Role::Manager));
+            let more: Vec<String> =
+                more.map(|peer| peer.node_id).filter(|id| !known.contains(id)).collect();
+            known.extend(more);
+        }
+        search.turn = search.turn.wrapping_add(1);
+        known.get(search.turn % known.len().max(1)).cloned()
     }
 
     /// Carries the session over the mesh.
@@ -93,7 +139,7 @@ impl SessionLoop {
         messages: mpsc::Sender<FromLeader>,
         mut reports: mpsc::Receiver<Report>,
     ) -> Result<(), String> {
-        let header = rpc::encode(&self.hello);
+        let header = rpc::encode(&self.hello());
         let (mut send, mut receive) = self
             .mesh
             .open_stream(leader, Class::Control, rpc::SESSION, header)
@@ -128,35 +174,52 @@ impl SessionLoop {
         }
     }
 
-    /// Applies what comes and reports what happens; the leader's name if the asked one pointed elsewhere.
+    /// Applies what comes and reports what happens. Whether the asked manager led, and the leader's name if it pointed
+    /// elsewhere.
     async fn converse(
         &self,
         mut messages: mpsc::Receiver<FromLeader>,
         reports: mpsc::Sender<Report>,
-    ) -> Option<String> {
+    ) -> (bool, Option<String>) {
         let mut expected = 0;
+        let mut record = self.record.subscribe();
+        let mut told = self.addresses();
         loop {
             let statuses = &self.agent.context().statuses;
-            tokio::select! {
-                message = messages.recv() => match message? {
-                    FromLeader::NotLeader(leader) => return leader,
-                    FromLeader::Assignments(change) => {
-                        if !change.complete && change.sequence != expected {
-                            tracing::warn!(expected, got = change.sequence, "assignments are missing; asking anew");
-                            return None;
+            let report = tokio::select! {
+                message = messages.recv() => {
+                    match message {
+                        None => return (expected > 0, None),
+                        Some(FromLeader::NotLeader(leader)) => return (expected > 0, leader),
+                        Some(FromLeader::Assignments(change)) => {
+                            if !change.complete && change.sequence != expected {
+                                tracing::warn!(expected, got = change.sequence, "assignments are missing; asking anew");
+                                return (true, None);
+                            }
+                            if change.complete {
+                                statuses.resend_all();
+                            }
+                            expected = change.sequence + 1;
+                            self.agent.apply(*change);
+                            self.agent.set_current(true);
                         }
-                        if change.complete {
-                            statuses.resend_all();
-                        }
-                        expected = change.sequence + 1;
-                        self.agent.apply(*change);
                     }
-                },
-                unsent = statuses.take_unsent(), if expected > 0 => {
-                    if reports.send(Report { statuses: unsent }).await.is_err() {
-                        return None;
-                    }
+                    continue;
                 }
+                unsent = statuses.take_unsent(), if expected > 0 => {
+                    Report { statuses: unsent, ..Report::default() }
+                }
+                changed = record.changed(), if expected > 0 => {
+                    let addresses = self.addresses();
+                    if changed.is_err() || addresses == told {
+                        continue;
+                    }
+                    told.clone_from(&addresses);
+                    Report { addresses: Some(addresses), ..Report::default() }
+                }
+            };
+            if reports.send(report).await.is_err() {
+                return (true, None);
             }
         }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use skep_raft::{RaftNode, Subscription, Update};
 use skep_state::TaskStatus;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::rpc::{FromLeader, Hello, Report};
 use crate::view::NodeView;
@@ -27,6 +28,13 @@ pub(crate) enum Message {
         /// What it says of itself.
         hello: Hello,
     },
+    /// A node may be reached elsewhere from now on.
+    Moved {
+        /// The node.
+        node_id: String,
+        /// Where its mesh port is, best first.
+        addresses: Vec<String>,
+    },
     /// Tasks of a node are in new states.
     Statuses {
         /// The node.
@@ -40,18 +48,23 @@ pub(crate) enum Message {
 pub(crate) struct Dispatcher {
     raft: RaftNode,
     inbox: mpsc::Sender<Message>,
+    /// Ends all sessions: this node stops being a manager.
+    stopped: CancellationToken,
 }
 
 impl Dispatcher {
     /// With the receiver for the leader's loop.
-    pub(crate) fn new(raft: RaftNode) -> (Arc<Self>, mpsc::Receiver<Message>) {
+    pub(crate) fn new(
+        raft: RaftNode,
+        stopped: CancellationToken,
+    ) -> (Arc<Self>, mpsc::Receiver<Message>) {
         let (inbox, outbox) = mpsc::channel(INBOX);
-        (Arc::new(Self { raft, inbox }), outbox)
+        (Arc::new(Self { raft, inbox, stopped }), outbox)
     }
 
     /// Passes a message to the leader's loop.
     pub(crate) async fn deliver(&self, message: Message) {
-        // The loop ends only with the membership itself.
+        // The loop ends only with the manager part itself.
         let _ = self.inbox.send(message).await;
     }
 
@@ -92,12 +105,18 @@ impl Dispatcher {
         };
         let inwards = async {
             while let Some(report) = reports.recv().await {
-                self.deliver(Message::Statuses { node_id: node_id.clone(), statuses: report.statuses }).await;
+                if let Some(addresses) = report.addresses {
+                    self.deliver(Message::Moved { node_id: node_id.clone(), addresses }).await;
+                }
+                if !report.statuses.is_empty() {
+                    self.deliver(Message::Statuses { node_id: node_id.clone(), statuses: report.statuses }).await;
+                }
             }
         };
         tokio::select! {
             () = outwards => {}
             () = inwards => {}
+            () = self.stopped.cancelled() => {}
             _ = leadership.wait_for(|_| !self.raft.is_leader()) => {}
         }
     }

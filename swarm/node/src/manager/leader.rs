@@ -12,10 +12,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use skep_control::roles::{self, RaftView, RoleStep};
 use skep_control::{MAX_CHANGES, TickInput, tick};
 use skep_mesh::Mesh;
 use skep_raft::{ProposeError, RaftNode, Subscription};
-use skep_state::spec::NodeRole;
 use skep_state::{Change, Node, NodeState, State, TaskStatus, Timestamp, Transaction};
 use tokio::sync::mpsc;
 
@@ -42,6 +42,9 @@ const BATCH: usize = 256;
 /// Longest text of a report that is kept.
 const TEXT_BYTES: usize = 4096;
 
+/// Most addresses of a node that are kept.
+const ADDRESSES: usize = 8;
+
 /// The longest sleep between two ticks: a bound on the harm of a wrong deadline.
 const MAX_SLEEP: Duration = Duration::from_secs(5);
 
@@ -64,6 +67,8 @@ struct Term {
     pending: BTreeMap<String, (String, TaskStatus)>,
     /// Managers that are being added to or removed from Raft right now.
     membership_change: Option<tokio::task::JoinHandle<()>>,
+    /// Managers that could not be added in this round; the others get their turn first.
+    failed: BTreeSet<String>,
 }
 
 impl Leader {
@@ -91,6 +96,7 @@ impl Leader {
             arriving: BTreeSet::new(),
             pending: BTreeMap::new(),
             membership_change: None,
+            failed: BTreeSet::new(),
         };
         let mut health = tokio::time::interval(HEALTH_PERIOD);
         health.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -122,6 +128,12 @@ impl Leader {
                 Message::Arrived { node_id, hello } => {
                     term.arrived.insert(node_id.clone(), hello);
                     term.arriving.insert(node_id);
+                }
+                Message::Moved { node_id, addresses } => {
+                    if let Some(hello) = term.arrived.get_mut(&node_id) {
+                        hello.addresses = addresses.into_iter().take(ADDRESSES).collect();
+                        term.arriving.insert(node_id);
+                    }
                 }
                 Message::Statuses { node_id, statuses } => {
                     let bounded =
@@ -288,47 +300,66 @@ impl Leader {
         self.raft.propose(Transaction { at, changes }).await
     }
 
-    /// Brings Raft's members in line with the nodes: managers that joined are added, those removed are taken out. One
-    /// change at a time, beside the loop, because a new manager may be slow to catch up.
+    /// Brings Raft's members and the nodes' roles in line with what is wanted of them. One change at a time, beside the
+    /// loop, because a new manager may be slow to catch up.
     fn reconcile_managers(&self, term: &mut Term) {
         if term.membership_change.as_ref().is_some_and(|change| !change.is_finished()) {
             return;
         }
-        let wanted: BTreeSet<String> = self.raft.read(|state| {
-            let managers = state.nodes.values().filter(|node| node.role == NodeRole::Manager);
-            managers.map(|node| node.meta.id.clone()).collect()
-        });
-        let voters: BTreeSet<String> = self
-            .raft
-            .members()
-            .into_iter()
-            .filter(|member| member.voter)
-            .map(|member| member.node_id)
-            .collect();
-        let members: BTreeSet<String> =
-            self.raft.members().into_iter().map(|member| member.node_id).collect();
-        let add = wanted.difference(&voters).find(|id| self.mesh.is_connected(id)).cloned();
-        let remove = members.difference(&wanted).next().cloned();
-        let raft = self.raft.clone();
-        term.membership_change = match (add, remove) {
-            (Some(id), _) => Some(tokio::spawn(async move {
-                match raft.add_manager(&id).await {
-                    Ok(()) => tracing::info!(node = %id, "a manager joined Raft"),
-                    Err(error) => {
-                        tracing::warn!(node = %id, %error, "cannot add a manager to Raft; trying again")
-                    }
-                }
-            })),
-            (None, Some(id)) => Some(tokio::spawn(async move {
-                match raft.remove_manager(&id).await {
-                    Ok(()) => tracing::info!(node = %id, "a manager left Raft"),
-                    Err(error) => {
-                        tracing::warn!(node = %id, %error, "cannot take a manager out of Raft; trying again")
-                    }
-                }
-            })),
-            (None, None) => None,
+        let (voters, learners): (Vec<_>, Vec<_>) =
+            self.raft.members().into_iter().partition(|member| member.voter);
+        let names = |members: Vec<skep_raft::Manager>| -> BTreeSet<String> {
+            members.into_iter().map(|member| member.node_id).collect()
         };
+        let (voters, learners) = (names(voters), names(learners));
+        let heard = |id: &str| self.mesh.is_connected(id);
+        let view =
+            RaftView { leader: &self.node_id, voters: &voters, learners: &learners, heard: &heard };
+        let mut steps = self.raft.read(|state| roles::next(state, &view)).into_iter();
+        // An addition that failed makes way for the next one: a manager that cannot catch up must not keep others out.
+        let skip = |step: &RoleStep| matches!(step, RoleStep::Add(id) if term.failed.contains(id));
+        let step = steps.find(|step| !skip(step));
+        if step.is_none() {
+            term.failed.clear();
+        }
+        let Some(step) = step else { return };
+        let (raft, node_id) = (self.raft.clone(), self.node_id.clone());
+        if let RoleStep::Add(id) = &step {
+            // Counts as failed until it is a voter: then it is not among the steps any more.
+            term.failed.insert(id.clone());
+        }
+        term.membership_change = Some(tokio::spawn(async move { take_step(&raft, &node_id, step).await }));
+    }
+}
+
+/// Does one step towards the wanted roles. What fails is decided on anew.
+async fn take_step(raft: &RaftNode, own: &str, step: RoleStep) {
+    match step {
+        RoleStep::Add(id) => match raft.add_manager(&id).await {
+            Ok(()) => tracing::info!(node = %id, "a manager joined Raft"),
+            Err(error) => tracing::warn!(node = %id, %error, "cannot add a manager to Raft; trying again"),
+        },
+        RoleStep::Remove(id) => {
+            if id == own {
+                tracing::info!("this manager leads and is to be a worker: it takes itself out of Raft");
+            }
+            match raft.remove_manager(&id).await {
+                Ok(()) => tracing::info!(node = %id, "a manager left Raft"),
+                Err(error) => {
+                    tracing::warn!(node = %id, %error, "cannot take a manager out of Raft; trying again");
+                }
+            }
+        }
+        RoleStep::Commit(change) => {
+            let node = match &change {
+                Change::PutNode(node) => node.meta.id.clone(),
+                _ => String::new(),
+            };
+            match raft.propose(Transaction { at: clock::now(), changes: vec![change] }).await {
+                Ok(_) => tracing::info!(%node, "a former manager is a worker now"),
+                Err(error) => tracing::debug!(%node, %error, "cannot commit a role; trying again"),
+            }
+        }
     }
 }
 

@@ -3,9 +3,11 @@
 mod admission;
 mod dispatcher;
 mod leader;
+mod part;
 mod transport;
 
 pub(crate) use admission::admit;
 pub(crate) use dispatcher::{Dispatcher, Message};
 pub(crate) use leader::Leader;
+pub(crate) use part::{ManagerPart, ManagerSlot, peer_config};
 pub(crate) use transport::MeshTransport;
