@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 
+use serde::{Deserialize, Serialize};
+
 use crate::NodeError;
 
 /// The port of the mesh, UDP.
@@ -14,6 +16,36 @@ pub(crate) struct LocalAddress {
     pub interface: String,
     /// The address.
     pub ip: IpAddr,
+}
+
+/// Where the address that a node tells others comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) enum Origin {
+    /// The node chose it.
+    #[default]
+    Chosen,
+    /// The operator gave this address of the host.
+    Address(IpAddr),
+    /// The operator gave an address that is not the host's, such as that of a NAT in front of it.
+    Foreign,
+    /// The operator named an interface.
+    Interface(String),
+}
+
+impl Origin {
+    /// Of what was given for the address (empty: nothing), which turned out to be `ip`.
+    pub(crate) fn of(given: &str, ip: IpAddr, local: &[LocalAddress]) -> Self {
+        let interface = given.split(':').next().unwrap_or_default();
+        if given.is_empty() {
+            Self::Chosen
+        } else if local.iter().any(|address| address.interface == interface) {
+            Self::Interface(interface.to_owned())
+        } else if local.iter().any(|address| address.ip == ip) {
+            Self::Address(ip)
+        } else {
+            Self::Foreign
+        }
+    }
 }
 
 /// The addresses of this host's interfaces, those of loopback and of skep's own links left out.
@@ -158,7 +190,7 @@ fn split_port(text: &str) -> Result<(String, Option<u16>), NodeError> {
     }
 }
 
-fn is_link_local(ip: IpAddr) -> bool {
+pub(crate) fn is_link_local(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_unicast_link_local(),

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use skep_state::spec::NodeRole;
 use tokio::sync::watch;
 
+use crate::address::Origin;
 use crate::durable;
 
 /// A node's membership of a swarm.
@@ -18,7 +19,13 @@ pub(crate) struct Member {
     pub listen: SocketAddr,
     /// The address told to others.
     pub advertise: SocketAddr,
-    /// The role that the node was admitted with.
+    /// Where that address comes from.
+    #[serde(default)]
+    pub origin: Origin,
+    /// The interface that has, or had last, that address; empty when none is known.
+    #[serde(default)]
+    pub interface: String,
+    /// The role in the node's certificate.
     pub role: NodeRole,
     /// The managers that were known last: node ID and addresses.
     pub managers: Vec<(String, Vec<String>)>,

@@ -4,13 +4,13 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use skep_mesh::{CertificateAuthority, Identity, JoinOptions, JoinToken, NewKey, Role, join, random_id};
-use skep_raft::{ProposeError, raft_id};
+use skep_raft::{ProposeError, RaftNode, raft_id};
 use skep_runtime::keeper::ClientError;
 use skep_state::object::{IpamConfig, Raft};
 use skep_state::spec::{Availability, ClusterSpec, NodeRole, NodeSpec};
-use skep_state::{Change, Cluster, JoinTokens, Network, Node, NodeState, NodeStatus, Transaction};
+use skep_state::{Change, Cluster, Conflict, JoinTokens, Network, Node, NodeState, NodeStatus, Transaction};
 
-use crate::address::{self, LocalAddress};
+use crate::address::{self, LocalAddress, Origin};
 use crate::handle::{InitRequest, JoinRequest};
 use crate::member::{Folders, Member, Record};
 use crate::membership::{JOIN_WAIT, Local, Membership, tear_down_network};
@@ -34,8 +34,8 @@ const DEFAULT_SUBNET_SIZE: u32 = 24;
 /// How often a leaving manager looks whether it is out of Raft.
 const GOODBYE_POLL: Duration = Duration::from_millis(20);
 
-/// How long a leaving manager tries to say goodbye.
-const GOODBYE: Duration = Duration::from_secs(3);
+/// How long a leaving node tries to say goodbye: a leader is replaced within it.
+const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Makes a swarm of which this node is the first manager.
 pub(crate) async fn init(local: &Local, request: InitRequest) -> Result<Membership, NodeError> {
@@ -44,7 +44,7 @@ pub(crate) async fn init(local: &Local, request: InitRequest) -> Result<Membersh
             "force-new-cluster: this node holds no swarm state to make a new cluster of".to_owned(),
         ));
     }
-    let (listen, advertise) = addresses(local, &request.listen_addr, &request.advertise_addr)?;
+    let (listen, advertise, origin) = addresses(local, &request.listen_addr, &request.advertise_addr)?;
     address::check_data_path(&request.data_path_addr, &address::local_addresses()?)?;
     let now = SystemTime::now();
     let (node_id, cluster_id) = (clock::new_id(), random_id(rand::random()));
@@ -61,6 +61,8 @@ pub(crate) async fn init(local: &Local, request: InitRequest) -> Result<Membersh
     let member = Member {
         listen,
         advertise,
+        origin,
+        interface: String::new(),
         role: NodeRole::Manager,
         managers: Vec::new(),
         subnets: vec![INGRESS_SUBNET.to_owned()],
@@ -93,7 +95,7 @@ pub(crate) async fn init(local: &Local, request: InitRequest) -> Result<Membersh
 
 /// Joins a swarm.
 pub(crate) async fn join_swarm(local: &Local, request: JoinRequest) -> Result<Membership, NodeError> {
-    let (listen, advertise) = addresses(local, &request.listen_addr, &request.advertise_addr)?;
+    let (listen, advertise, origin) = addresses(local, &request.listen_addr, &request.advertise_addr)?;
     address::check_data_path(&request.data_path_addr, &address::local_addresses()?)?;
     let token: JoinToken =
         request.join_token.trim().parse().map_err(|error| NodeError::Invalid(format!("{error}")))?;
@@ -128,7 +130,15 @@ pub(crate) async fn join_swarm(local: &Local, request: JoinRequest) -> Result<Me
         Role::Manager => NodeRole::Manager,
         Role::Worker => NodeRole::Worker,
     };
-    let member = Member { listen, advertise, role, managers: told.managers, subnets: told.subnets };
+    let member = Member {
+        listen,
+        advertise,
+        origin,
+        interface: String::new(),
+        role,
+        managers: told.managers,
+        subnets: told.subnets,
+    };
     begin(local, identity, member, None).await
 }
 
@@ -185,49 +195,53 @@ pub(crate) async fn leave(local: &Local, membership: &Membership) {
     forget(local);
 }
 
-/// A manager takes itself out of the node list's managers, so that Raft counts it no longer; a worker says that it
-/// is down. Best effort: a node may leave because its swarm is gone.
+/// Says to the managers that this node is down for good; a manager gives its role back first. Best effort: a node may
+/// leave because its swarm is gone.
 async fn say_goodbye(membership: &Membership) {
-    let own = membership.node_id();
     let goodbye = async {
-        let Some(raft) = membership.raft() else {
-            let peers = membership.mesh.peers();
-            for peer in peers.iter().filter(|peer| peer.control && peer.role == Some(Role::Manager)) {
-                let left =
-                    membership.mesh.request(&peer.node_id, rpc::LEAVE, bytes::Bytes::new(), GOODBYE);
-                if left.await.is_ok() {
-                    return;
-                }
+        if let Some(raft) = membership.raft() {
+            if raft.members().len() < 2 {
+                return;
             }
-            return;
-        };
-        if raft.members().len() < 2 {
-            return;
+            give_role_back(&raft, membership.node_id()).await;
         }
-        // Somebody else may change the node at the same time; the loop ends with GOODBYE at the latest.
-        while let Some(mut node) = raft.read(|state| state.nodes.get(own).cloned()) {
-            node.role = NodeRole::Worker;
-            node.spec.role = NodeRole::Worker;
-            node.raft = None;
-            node.status.state = NodeState::Down;
-            LEFT.clone_into(&mut node.status.message);
-            let transaction =
-                Transaction { at: clock::now(), changes: vec![Change::PutNode(Box::new(node))] };
-            match raft.propose_within(transaction, GOODBYE).await {
-                Err(ProposeError::Conflict(_)) => continue,
-                Err(error) => tracing::warn!(%error, "cannot tell the other managers that this node leaves"),
-                // The leader's next look at the members takes this node out; if it leads, it must live to do so itself.
-                Ok(_) => {
-                    while raft.is_leader() {
-                        tokio::time::sleep(GOODBYE_POLL).await;
-                    }
-                }
+        let peers = membership.mesh.peers();
+        for peer in peers.iter().filter(|peer| peer.control && peer.role == Some(Role::Manager)) {
+            let left = membership.mesh.request(&peer.node_id, rpc::LEAVE, bytes::Bytes::new(), GOODBYE);
+            if left.await.is_ok() {
+                return;
             }
-            return;
         }
     };
     if tokio::time::timeout(GOODBYE, goodbye).await.is_err() {
         tracing::warn!("the other nodes did not take notice of the leave in time");
+    }
+}
+
+/// Waits until this manager is out of Raft: as long as it is in, its vote counts and the others must go on listening to
+/// it, so the leader takes it out before its role ends.
+async fn give_role_back(raft: &RaftNode, own: &str) {
+    while let Some(mut node) = raft.read(|state| state.nodes.get(own).cloned()) {
+        node.spec.role = NodeRole::Worker;
+        let transaction = Transaction { at: clock::now(), changes: vec![Change::PutNode(Box::new(node))] };
+        match raft.propose_within(transaction, GOODBYE).await {
+            Ok(_) => break,
+            // Somebody else has changed the node at the same time.
+            Err(ProposeError::Conflict(Conflict::OutOfSequence { .. })) => {
+                tokio::time::sleep(GOODBYE_POLL).await;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot tell the other managers that this node leaves");
+                return;
+            }
+        }
+    }
+    let is_in = || {
+        let listed = raft.read(|state| state.nodes.get(own).is_some_and(|node| node.role == NodeRole::Manager));
+        listed && raft.members().iter().any(|member| member.node_id == own)
+    };
+    while is_in() || raft.is_leader() {
+        tokio::time::sleep(GOODBYE_POLL).await;
     }
 }
 
@@ -265,12 +279,17 @@ fn forget(local: &Local) {
     }
 }
 
-fn addresses(local: &Local, listen: &str, advertise: &str) -> Result<(SocketAddr, SocketAddr), NodeError> {
+fn addresses(
+    local: &Local,
+    listen: &str,
+    advertise: &str,
+) -> Result<(SocketAddr, SocketAddr, Origin), NodeError> {
     let interfaces: Vec<LocalAddress> = address::local_addresses()?;
     // Clients fill Docker's default in; it means "not said" here as well.
     let listen = if listen == "0.0.0.0:2377" { "" } else { listen };
     let listen = address::listen_address(listen, local.config.listen, &interfaces)?;
-    Ok((listen, address::advertise_address(advertise, listen, &interfaces)?))
+    let told = address::advertise_address(advertise, listen, &interfaces)?;
+    Ok((listen, told, Origin::of(advertise, told.ip(), &interfaces)))
 }
 
 fn first_node(local: &Local, node_id: &str, member: &Member, availability: Availability) -> Node {
