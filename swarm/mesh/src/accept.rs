@@ -5,7 +5,7 @@
 //!              | unknown: ignored             | no or foreign certificate: TLS alert   | wrong class, not admitted:
 //!              |                              | 10 s: dropped                          |   closed
 //! too many handshakes at once: first a proof of address (Retry), then refused
-//! joins: always a proof of address, places of their own and few of them per address (see `join_limit`)
+//! joins and re-enrolments: always a proof of address, places of their own and few of them per address (see `join_limit`)
 //! ```
 
 use std::sync::Arc;
@@ -19,10 +19,12 @@ use crate::identity::{IdentityError, PeerIdentity};
 use crate::inner::Inner;
 use crate::link::{CloseCode, Link};
 use crate::wire::{Hello, StreamType, WireError, opening};
-use crate::{join, serve, socket};
+use crate::{join, renew, serve, socket};
 
 /// Time for a handshake and a hello.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a peer of a former epoch may take to read that there is a later one.
+const EPOCH_NEWS: Duration = Duration::from_secs(2);
 /// With fewer free places for handshakes than this, callers must first prove their address.
 const PROOF_BELOW: usize = 96;
 
@@ -45,6 +47,10 @@ enum AcceptError {
     TooManyPeers,
     #[error("another running process has the identity of node {0}")]
     Duplicate(String),
+    #[error("the proof of epoch {0} is not good")]
+    Epoch(u64),
+    #[error("the peer is in epoch {theirs}, this node in {ours}")]
+    OtherEpoch { theirs: u64, ours: u64 },
     #[error("not taken: {}", .0.reason())]
     NotTaken(CloseCode),
 }
@@ -60,7 +66,8 @@ fn take(inner: &Arc<Inner>, incoming: Incoming) {
         incoming.ignore();
         return;
     };
-    let joins = purpose == Purpose::Join;
+    // Both kinds of visitors show no certificate in the handshake.
+    let joins = matches!(purpose, Purpose::Join | Purpose::Renew);
     let places = if joins { &inner.joins } else { &inner.handshakes };
     if (joins || places.available_permits() < PROOF_BELOW) && !incoming.remote_address_validated() {
         // A caller that has proven its address already cannot be asked again; dropping refuses it.
@@ -102,6 +109,7 @@ fn take(inner: &Arc<Inner>, incoming: Incoming) {
                 }
             }
             Purpose::Join => join::serve(&inner, connecting, remote).await,
+            Purpose::Renew => renew::serve(&inner, connecting, remote).await,
         }
         drop((permit, place));
     });
@@ -123,11 +131,23 @@ async fn welcome(inner: &Arc<Inner>, connection: &Connection, class: Class) -> R
         known.warn_of_duplicate(socket::canonical(connection.remote_address()), hello.incarnation);
         return Err(AcceptError::Duplicate(peer.node_id));
     }
-    let ours = Hello { incarnation: inner.incarnation, class };
+    let theirs = hello.epoch_number();
+    if let Some(proof) = hello.epoch.as_ref().filter(|_| theirs > inner.epoch_number())
+        && !inner.adopt(proof)
+    {
+        return Err(AcceptError::Epoch(theirs));
+    }
+    let ours = Hello { incarnation: inner.incarnation, class, epoch: inner.swarm_epoch.read().clone() };
     let mut parts = opening(StreamType::Hello, 0, ours.encode());
     send.write_all_chunks(&mut parts).await?;
     // Fails only on a stream that is finished already.
     let _ = send.finish();
+    let epoch = ours.epoch_number();
+    if theirs != epoch {
+        // It closes when it has read ours.
+        let _ = tokio::time::timeout(EPOCH_NEWS, connection.closed()).await;
+        return Err(AcceptError::OtherEpoch { theirs, ours: epoch });
+    }
     let known = inner.peer_or_new(&peer.node_id).ok_or(AcceptError::TooManyPeers)?;
     if class == Class::Control {
         known.learn(socket::canonical(connection.remote_address()));
@@ -142,7 +162,12 @@ async fn welcome(inner: &Arc<Inner>, connection: &Connection, class: Class) -> R
         sequence,
         Instant::now(),
     );
-    serve::start(inner, &known, link).map_err(AcceptError::NotTaken)
+    serve::start(inner, &known, link.clone()).map_err(AcceptError::NotTaken)?;
+    // Whoever goes over to another epoch closes the connections that it finds: this one may not have been among them.
+    if inner.epoch_number() != epoch {
+        link.close(CloseCode::OtherEpoch);
+    }
+    Ok(())
 }
 
 fn reject(connection: &Connection, error: &AcceptError) {
@@ -150,6 +175,7 @@ fn reject(connection: &Connection, error: &AcceptError) {
         AcceptError::NotAdmitted(_) => CloseCode::Refused,
         AcceptError::TooManyPeers => CloseCode::TooMany,
         AcceptError::Duplicate(_) => CloseCode::Duplicate,
+        AcceptError::OtherEpoch { .. } => CloseCode::OtherEpoch,
         AcceptError::NotTaken(why) => *why,
         _ => CloseCode::Protocol,
     };

@@ -1,8 +1,17 @@
-//! The swarm's certificate authority: one ECDSA P-256 key that signs every node's certificate.
+//! The swarm's certificate authority: one key (ECDSA P-256 unless the operator gives another) that signs every node's
+//! certificate.
 //!
 //! Numbers and names are SwarmKit's (`ca/certificates.go`): CN `swarm-ca`, 20 years; node certificates carry the
 //! cluster id (O), the role (OU) and the node id (CN), last 90 days and are back-dated by an hour, so that a node whose
 //! clock runs behind accepts them.
+//!
+//! While a swarm changes to another authority, the new one signs and the old one vouches for it, so that nodes accept
+//! each other whichever of the two they know:
+//!
+//! ```text
+//! trusts the old one:   node's certificate --> new authority, signed by the old one --> old authority
+//! trusts the new one:   node's certificate --> new authority
+//! ```
 
 use std::time::{Duration, SystemTime};
 
@@ -14,14 +23,15 @@ use rcgen::{
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 
-use crate::identity::{Role, parse_certificates};
+use crate::identity::{Role, parse, parse_certificates};
 use crate::token::CaDigest;
+use crate::{ca_pem, chain, root};
 
 /// How long a node certificate lasts unless told otherwise.
 pub const DEFAULT_VALIDITY: Duration = Duration::from_secs(90 * 24 * 3600);
-/// The shortest node certificate that is signed.
-pub const MIN_VALIDITY: Duration = Duration::from_secs(3600);
-/// How far a certificate's start lies before the signer's clock.
+/// The shortest node certificate that is signed; what an operator may ask for is bounded elsewhere.
+pub const MIN_VALIDITY: Duration = Duration::from_secs(10);
+/// How far a certificate's start lies before the signer's clock; never further than its end lies after it.
 pub const BACK_DATE: Duration = Duration::from_secs(3600);
 /// How long the authority itself lasts.
 pub const CA_VALIDITY: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
@@ -35,6 +45,8 @@ pub struct CertificateAuthority {
     certificate_pem: String,
     certificate: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
+    /// What follows the node's certificate in its chain, PEM.
+    above_pem: String,
 }
 
 /// What can go wrong with the authority.
@@ -52,6 +64,36 @@ pub enum CaError {
     /// The stored key does not parse.
     #[error("the CA key is damaged")]
     Key(#[source] rcgen::Error),
+    /// The text is not one certificate.
+    #[error("there must be exactly one CA certificate, not {0}")]
+    Count(usize),
+    /// The certificate may not sign others.
+    #[error("the certificate is not one of a CA that may sign certificates")]
+    NotACa,
+    /// The certificate is no root.
+    #[error("the CA certificate is not signed with its own key")]
+    NotSelfSigned,
+    /// The CA's key is of a kind that not all nodes can check.
+    #[error("the CA's key must be ECDSA P-256 or P-384, Ed25519, or RSA of 2048 to 8192 bits")]
+    RootKeyKind,
+    /// The CA's time has not begun.
+    #[error("the CA certificate is not valid yet")]
+    NotYetValid,
+    /// The CA ends too soon.
+    #[error("the CA certificate ends too soon: it must be valid for {} more days at least", min_left.as_secs() / 86_400)]
+    EndsTooSoon {
+        /// How long it must last from now on.
+        min_left: Duration,
+    },
+    /// The other certificate is not this authority's, signed by the old one.
+    #[error("the cross-signed certificate is not this CA's, signed by the old CA")]
+    NotCrossSigned,
+    /// The CA's name does not survive being written again.
+    #[error("the CA certificate's name has a form that certificates cannot be issued under")]
+    Name,
+    /// The cross-signature could not be made.
+    #[error("cross-sign the other CA's certificate")]
+    CrossSign(#[source] rcgen::Error),
     /// The stored key and certificate are not a pair.
     #[error("the CA key does not belong to the CA certificate")]
     KeyMismatch,
@@ -88,32 +130,56 @@ impl CertificateAuthority {
         params.serial_number = Some(serial());
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, CA_NAME);
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        // One more authority may stand below: the next one, cross-signed.
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key).map_err(CaError::SelfSign)?;
         Ok(Self {
             certificate_pem: certificate.pem(),
             certificate: certificate.der().clone(),
             issuer: Issuer::new(params, key),
+            above_pem: certificate.pem(),
         })
     }
 
-    /// The authority out of its stored certificate and key.
+    /// The authority out of its stored certificate and key (PKCS #8, or SEC 1 as OpenSSL and cfssl write it).
     pub fn from_pem(certificate_pem: &str, key_pem: &str) -> Result<Self, CaError> {
-        let certificate = parse_certificates(certificate_pem)
-            .map_err(|source| CaError::Certificate(source.to_string()))?
-            .into_iter()
-            .next()
-            .ok_or_else(|| CaError::Certificate("no certificate in it".into()))?;
-        let key = KeyPair::from_pem(key_pem).map_err(CaError::Key)?;
-        let (_, parsed) = x509_parser::parse_x509_certificate(&certificate)
-            .map_err(|source| CaError::Certificate(source.to_string()))?;
+        let certificate = one(certificate_pem)?;
+        let key = ca_pem::key(key_pem).map_err(CaError::Key)?;
+        let parsed = parse(&certificate).map_err(|source| CaError::Certificate(source.to_string()))?;
         if parsed.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
             return Err(CaError::KeyMismatch);
         }
         let issuer = Issuer::from_ca_cert_der(&certificate, key)
             .map_err(|source| CaError::Certificate(source.to_string()))?;
-        Ok(Self { certificate_pem: certificate_pem.to_owned(), certificate, issuer })
+        let certificate_pem = ca_pem::certificate(&certificate);
+        Ok(Self { above_pem: certificate_pem.clone(), certificate_pem, certificate, issuer })
+    }
+
+    /// Shows this authority's certificates to nodes that know only the old one: chains that it signs become node,
+    /// `cross_pem` (this authority, signed by the old one), `old_root_pem`.
+    pub fn with_cross_signed(mut self, cross_pem: &str, old_root_pem: &str) -> Result<Self, CaError> {
+        let (cross, old) = (one(cross_pem)?, one(old_root_pem)?);
+        let vouched = chain::is_issued_by(&cross, &old).unwrap_or(false);
+        if !vouched || !chain::same_authority(&cross, &self.certificate) {
+            return Err(CaError::NotCrossSigned);
+        }
+        self.above_pem = format!("{}{}", ca_pem::certificate(&cross), ca_pem::certificate(&old));
+        Ok(self)
+    }
+
+    /// Vouches for another CA: its name and key in a certificate signed by this one, PEM. It is valid as long as the
+    /// other CA's own certificate.
+    pub fn cross_sign(&self, other_ca_pem: &str) -> Result<String, CaError> {
+        let cross = root::cross_sign(&self.certificate, self.issuer.key(), &one(other_ca_pem)?)?;
+        Ok(ca_pem::certificate(&cross))
+    }
+
+    /// Whether a certificate is fit to be a swarm's root at `now` and for `min_left` from then on; its digest if so.
+    pub fn check_root(ca_pem: &str, now: SystemTime, min_left: Duration) -> Result<CaDigest, CaError> {
+        let certificate = one(ca_pem)?;
+        root::check(&certificate, now, min_left)?;
+        Ok(CaDigest::of(&certificate))
     }
 
     /// The authority's certificate.
@@ -132,9 +198,10 @@ impl CertificateAuthority {
     }
 
     /// Signs a node's certificate. Of the request only the key counts (and its proof of possession); every name comes
-    /// from the arguments. Returns the node's certificate followed by the authority's, in PEM.
+    /// from the arguments. Returns the node's certificate followed by the authority's, in PEM (see
+    /// [`with_cross_signed`](Self::with_cross_signed)).
     ///
-    /// `validity` below an hour is raised to it.
+    /// `validity` below [`MIN_VALIDITY`] is raised to it.
     pub fn sign_csr(
         &self,
         csr_pem: &str,
@@ -159,8 +226,9 @@ impl CertificateAuthority {
             return Err(CaError::NodeId(node_id.to_owned()));
         }
         let mut params = CertificateParams::default();
-        params.not_before = OffsetDateTime::from(now - BACK_DATE);
-        params.not_after = OffsetDateTime::from(now + validity.max(MIN_VALIDITY));
+        let validity = validity.max(MIN_VALIDITY);
+        params.not_before = OffsetDateTime::from(now - BACK_DATE.min(validity));
+        params.not_after = OffsetDateTime::from(now + validity);
         params.serial_number = Some(serial());
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::OrganizationName, cluster_id);
@@ -176,7 +244,10 @@ impl CertificateAuthority {
         let certificate = csr
             .signed_by(&self.issuer)
             .map_err(|source| CaError::Sign { node_id: node_id.to_owned(), source })?;
-        Ok(format!("{}{}", certificate.pem(), self.certificate_pem))
+        if !chain::is_issued_by(certificate.der(), &self.certificate).unwrap_or(false) {
+            return Err(CaError::Name);
+        }
+        Ok(format!("{}{}", certificate.pem(), self.above_pem))
     }
 }
 
@@ -188,9 +259,16 @@ impl std::fmt::Debug for CertificateAuthority {
 
 /// RFC 5280, 4.1.2.2: positive, at most 20 bytes, unpredictable.
 fn serial() -> SerialNumber {
-    let mut bytes: [u8; 16] = rand::random();
-    bytes[0] &= 0x7f;
-    SerialNumber::from_slice(&bytes)
+    SerialNumber::from_slice(&root::serial())
+}
+
+/// The only certificate of a text.
+fn one(pem: &str) -> Result<CertificateDer<'static>, CaError> {
+    let all = parse_certificates(pem).map_err(|source| CaError::Certificate(source.to_string()))?;
+    match <[_; 1]>::try_from(all) {
+        Ok([certificate]) => Ok(certificate),
+        Err(all) => Err(CaError::Count(all.len())),
+    }
 }
 
 #[cfg(test)]
@@ -258,6 +336,85 @@ mod tests {
         der[last] ^= 1;
         let forged = CertificateSigningRequestParams::from_der(&der.into());
         assert!(matches!(forged, Err(rcgen::Error::InvalidCertificationRequestSignature)));
+    }
+
+    #[test]
+    fn a_cross_signed_authority_is_accepted_by_those_who_know_either() {
+        let now = SystemTime::now();
+        let old = CertificateAuthority::generate(now).unwrap();
+        let new = CertificateAuthority::generate(now).unwrap();
+        let cross = old.cross_sign(new.certificate_pem()).unwrap();
+        let key_pem = new.key_pem();
+        let (new_pem, old_pem) = (new.certificate_pem().to_owned(), old.certificate_pem());
+        let signer = new.with_cross_signed(&cross, old_pem).unwrap();
+        let key = NewKey::generate().unwrap();
+        let chain = signer.sign_csr(key.csr_pem(), "n", "c", Role::Worker, now, DEFAULT_VALIDITY).unwrap();
+        assert_eq!(parse_certificates(&chain).unwrap().len(), 3);
+        let digest = hex::encode(CaDigest::of(&one(&new_pem).unwrap()).0);
+        for (trust, knows_new) in
+            [(old_pem.to_owned(), false), (new_pem.clone(), true), (format!("{old_pem}{new_pem}"), true)]
+        {
+            let identity = Identity::from_pem(key.key_pem(), &chain, &trust).unwrap();
+            assert_eq!(identity.issuer_digest() == digest, knows_new);
+        }
+        // Not without the link between the two.
+        let bare = CertificateAuthority::from_pem(&new_pem, &key_pem)
+            .unwrap()
+            .sign_csr(key.csr_pem(), "n", "c", Role::Worker, now, DEFAULT_VALIDITY)
+            .unwrap();
+        assert!(Identity::from_pem(key.key_pem(), &bare, old_pem).is_err());
+        let third = CertificateAuthority::generate(now).unwrap();
+        assert!(matches!(third.with_cross_signed(&cross, old_pem), Err(CaError::NotCrossSigned)));
+    }
+
+    /// A CA that the operator made with other tools.
+    #[test]
+    fn foreign_authorities_sign_and_are_cross_signed() {
+        let now = SystemTime::now();
+        let own = CertificateAuthority::generate(now).unwrap();
+        for (certificate, key_pem) in [
+            (include_str!("testdata/p384.crt"), include_str!("testdata/p384.key")),
+            (include_str!("testdata/rsa.crt"), include_str!("testdata/rsa.key")),
+            (include_str!("testdata/p256-sec1.crt"), include_str!("testdata/p256-sec1.key")),
+        ] {
+            CertificateAuthority::check_root(certificate, now, DEFAULT_VALIDITY).unwrap();
+            let foreign = CertificateAuthority::from_pem(certificate, key_pem).unwrap();
+            let (from, to) =
+                (own.cross_sign(certificate).unwrap(), foreign.cross_sign(own.certificate_pem()));
+            let key = NewKey::generate().unwrap();
+            let sign = |ca: CertificateAuthority| {
+                ca.sign_csr(key.csr_pem(), "n", "c", Role::Worker, now, DEFAULT_VALIDITY).unwrap()
+            };
+            let by_foreign = sign(foreign.with_cross_signed(&from, own.certificate_pem()).unwrap());
+            Identity::from_pem(key.key_pem(), &by_foreign, own.certificate_pem()).unwrap();
+            Identity::from_pem(key.key_pem(), &by_foreign, certificate).unwrap();
+            let again = CertificateAuthority::from_pem(own.certificate_pem(), &own.key_pem()).unwrap();
+            let by_own = sign(again.with_cross_signed(&to.unwrap(), certificate).unwrap());
+            Identity::from_pem(key.key_pem(), &by_own, certificate).unwrap();
+        }
+    }
+
+    #[test]
+    fn roots_are_checked() {
+        let now = SystemTime::now();
+        let ca = CertificateAuthority::generate(now).unwrap();
+        let check = |pem: &str, now, left| CertificateAuthority::check_root(pem, now, left);
+        let day = Duration::from_secs(86_400);
+        assert_eq!(check(ca.certificate_pem(), now, day * 365).unwrap(), ca.digest());
+        assert!(matches!(
+            check(ca.certificate_pem(), now, CA_VALIDITY + day),
+            Err(CaError::EndsTooSoon { .. })
+        ));
+        assert!(matches!(check(ca.certificate_pem(), now - day, day), Err(CaError::NotYetValid)));
+        assert!(matches!(check("nothing", now, day), Err(CaError::Count(0))));
+        let two = ca.certificate_pem().repeat(2);
+        assert!(matches!(check(&two, now, day), Err(CaError::Count(2))));
+        let other = CertificateAuthority::generate(now).unwrap();
+        let cross = other.cross_sign(ca.certificate_pem()).unwrap();
+        assert!(matches!(check(&cross, now, day), Err(CaError::NotSelfSigned)));
+        let (_, _, chain) = signed(Role::Manager);
+        let leaf = ca_pem::certificate(&parse_certificates(&chain).unwrap()[0]);
+        assert!(matches!(check(&leaf, now, day), Err(CaError::NotACa)));
     }
 
     fn pem_body(pem: &str) -> Vec<u8> {

@@ -21,6 +21,7 @@ pub enum Class {
 /// Length of the connection id that a dialler invents: long enough that two never meet (RFC 9000 asks for 8 or more).
 const DIALLED_CID_LEN: usize = 16;
 const JOIN_MARK: u8 = b'J';
+const RENEW_MARK: u8 = b'R';
 
 impl Class {
     pub(crate) const ALL: [Self; 3] = [Self::Control, Self::Data, Self::Bulk];
@@ -56,6 +57,8 @@ impl Class {
 pub(crate) enum Purpose {
     Mesh(Class),
     Join,
+    /// A member whose certificate is of no use asks for another one.
+    Renew,
 }
 
 impl Purpose {
@@ -64,6 +67,7 @@ impl Purpose {
         bytes[0] = match self {
             Self::Mesh(class) => class.mark(),
             Self::Join => JOIN_MARK,
+            Self::Renew => RENEW_MARK,
         };
         ConnectionId::new(&bytes)
     }
@@ -73,6 +77,7 @@ impl Purpose {
         match *cid.first()? {
             _ if cid.len() != DIALLED_CID_LEN => None,
             JOIN_MARK => Some(Self::Join),
+            RENEW_MARK => Some(Self::Renew),
             mark => Class::from_mark(mark).map(Self::Mesh),
         }
     }
@@ -84,7 +89,7 @@ mod tests {
 
     #[test]
     fn purposes_survive_the_connection_id() {
-        let all = Class::ALL.into_iter().map(Purpose::Mesh).chain([Purpose::Join]);
+        let all = Class::ALL.into_iter().map(Purpose::Mesh).chain([Purpose::Join, Purpose::Renew]);
         for purpose in all {
             assert_eq!(Purpose::from_cid(&purpose.new_cid()), Some(purpose));
         }

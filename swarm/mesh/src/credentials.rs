@@ -5,6 +5,7 @@ use std::sync::Arc;
 use quinn::{ClientConfig, ServerConfig};
 
 use crate::class::{Class, Purpose};
+use crate::clock::SwarmClock;
 use crate::error::MeshError;
 use crate::identity::Identity;
 use crate::tls::TlsConfigs;
@@ -16,15 +17,21 @@ pub(crate) struct Credentials {
     clients: [ClientConfig; 3],
     pub(crate) mesh_servers: [Arc<ServerConfig>; 3],
     join_server: Arc<ServerConfig>,
+    renew_server: Arc<ServerConfig>,
 }
 
 impl Credentials {
-    pub(crate) fn new(identity: Identity, transports: &Transports) -> Result<Self, MeshError> {
-        let tls = TlsConfigs::new(&identity)?;
+    pub(crate) fn new(
+        identity: Identity,
+        clock: &SwarmClock,
+        transports: &Transports,
+    ) -> Result<Self, MeshError> {
+        let tls = TlsConfigs::new(&identity, clock)?;
         Ok(Self {
             clients: Class::ALL.map(|class| transports.client(class, &tls)),
             mesh_servers: Class::ALL.map(|class| Arc::new(transports.server(Purpose::Mesh(class), &tls))),
             join_server: Arc::new(transports.server(Purpose::Join, &tls)),
+            renew_server: Arc::new(transports.server(Purpose::Renew, &tls)),
             identity,
         })
     }
@@ -37,6 +44,7 @@ impl Credentials {
         match purpose {
             Purpose::Mesh(class) => self.mesh_servers[class.index()].clone(),
             Purpose::Join => self.join_server.clone(),
+            Purpose::Renew => self.renew_server.clone(),
         }
     }
 }

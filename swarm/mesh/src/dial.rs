@@ -83,7 +83,7 @@ async fn run(inner: Arc<Inner>, peer: Arc<Peer>, class: Class) {
 pub(crate) async fn again(inner: &Arc<Inner>, peer: &Arc<Peer>, class: Class) {
     for address in peer.addresses() {
         if let Ok((connection, identity)) = shake_hands(inner, &peer.node_id, class, address).await
-            && let Ok(link) = greet(inner, connection, identity, class).await
+            && let Ok((link, _)) = greet(inner, connection, identity, class).await
             && serve::start(inner, peer, link).is_ok()
         {
             return;
@@ -210,8 +210,12 @@ async fn attempt(
     inner.spawn(async move {
         let greeted = tokio::time::timeout(ATTEMPT, greet(&task_inner, connection, identity, class)).await;
         let outcome = match greeted {
-            Ok(Ok(link)) => match serve::start(&task_inner, &peer, link) {
+            Ok(Ok((link, epoch))) => match serve::start(&task_inner, &peer, link.clone()) {
                 Ok(()) => {
+                    // Another epoch may have begun since the hello.
+                    if task_inner.epoch_number() != epoch {
+                        link.close(CloseCode::OtherEpoch);
+                    }
                     peer.set_error(None);
                     Ok(())
                 }
@@ -255,7 +259,7 @@ async fn greet(
     connection: Connection,
     peer: PeerIdentity,
     class: Class,
-) -> Result<Arc<Link>, DialError> {
+) -> Result<(Arc<Link>, u64), DialError> {
     let answered = say_hello(inner, &connection, class).await.map_err(|text| {
         // The server's refusal of our certificate arrives here: in TLS 1.3 the client is done first.
         connection.close_reason().map_or_else(|| DialError::steady(text), |reason| DialError::broken(&reason))
@@ -268,13 +272,25 @@ async fn greet(
         CloseCode::Protocol.close(&connection);
         return Err(DialError::steady(CloseCode::Protocol.reason()));
     }
+    let (theirs, ours) = (hello.epoch_number(), inner.epoch_number());
+    if theirs != ours {
+        let adopted = theirs > ours && hello.epoch.is_some_and(|proof| inner.adopt(&proof));
+        let why = if adopted || theirs < ours { CloseCode::OtherEpoch } else { CloseCode::Protocol };
+        why.close(&connection);
+        // With the proof that it has now the next attempt is welcome.
+        let error = if adopted { DialError::new(why.reason()) } else { DialError::steady(why.reason()) };
+        return Err(error);
+    }
     let sequence = inner.next_sequence();
-    Ok(Link::new(connection, Arc::new(peer), class, true, hello.incarnation, sequence, Instant::now()))
+    let link =
+        Link::new(connection, Arc::new(peer), class, true, hello.incarnation, sequence, Instant::now());
+    Ok((link, ours))
 }
 
 async fn say_hello(inner: &Arc<Inner>, connection: &Connection, class: Class) -> Result<Hello, String> {
     let (mut send, mut recv) = connection.open_bi().await.map_err(|error| error.to_string())?;
-    let hello = Hello { incarnation: inner.incarnation, class };
+    let epoch = inner.swarm_epoch.read().clone();
+    let hello = Hello { incarnation: inner.incarnation, class, epoch };
     let mut parts = opening(StreamType::Hello, 0, hello.encode());
     send.write_all_chunks(&mut parts).await.map_err(|error| error.to_string())?;
     send.finish().map_err(|error| error.to_string())?;

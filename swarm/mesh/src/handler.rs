@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::class::Class;
+use crate::epoch::EpochProof;
 use crate::identity::PeerIdentity;
 use crate::join::{JoinReply, JoinRequest};
 use crate::stream::{RecvStream, SendStream};
@@ -57,6 +58,27 @@ pub trait Handler: Send + Sync + 'static {
         let _ = (peer, connected);
     }
 
+    /// A peer has proven that the swarm was recovered: it is in a later epoch than this node knew. The mesh is in it
+    /// already; a manager of the former one must stop being one. Must be cheap.
+    fn superseded(&self, proof: EpochProof) {
+        let _ = proof;
+    }
+
+    /// Decides on a member that wants a new certificate because the one it has is of no use any more (or its clock is
+    /// wrong). It has proven that it holds the key of `peer`'s certificate, which a CA that is trusted now has signed,
+    /// **however long ago**: whether it is listed, with that key, and in which role, is the handler's to judge.
+    /// `key_digest` is [`Identity::key_digest`](crate::Identity::key_digest) of that key, and `csr_pem` is for it.
+    async fn reenrol(
+        &self,
+        remote: SocketAddr,
+        peer: PeerIdentity,
+        key_digest: String,
+        csr_pem: String,
+    ) -> Result<JoinReply, RemoteError> {
+        let _ = (remote, peer, key_digest, csr_pem);
+        Err(RemoteError::new(RemoteError::UNSUPPORTED, "this node does not issue certificates"))
+    }
+
     /// Decides on a node that wants to join. Must itself check the request's token against the swarm's.
     async fn join(&self, remote: SocketAddr, request: JoinRequest) -> Result<JoinReply, RemoteError> {
         let _ = (remote, request);
@@ -75,6 +97,9 @@ impl RemoteError {
     pub const MALFORMED: u16 = 0xff03;
     /// The answer is too big to send.
     pub const ANSWER_TOO_LARGE: u16 = 0xff04;
+
+    /// The caller is not who it must be for this.
+    pub const REFUSED: u16 = 0xff05;
 
     /// A refusal.
     pub fn new(code: u16, message: impl Into<String>) -> Self {

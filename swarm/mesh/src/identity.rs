@@ -1,31 +1,27 @@
-//! Who a node is: its key, its certificate and its swarm's CA, on disk and on the wire.
+//! Who a node is: its key, its certificate and the CAs that its swarm trusts.
 //!
-//! On disk an identity is three files in one folder: `node.key` (mode 0600), `node.crt` (the node's certificate, then
-//! the CA's) and `ca.crt`. A renewal writes the key before the certificate; a crash between the two leaves a pair that
-//! does not match, so the former key is kept as `node.key.old` and [`Identity::load`] tries both.
+//! A node keeps one key for life; what changes is the certificate for it ([`Identity::renewed`]) and the trust bundle
+//! ([`Identity::with_trust`]): one CA, and two while a swarm changes from one to another. On disk: `identity_files`.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SigningKey as _};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use skep_seal::SealError;
 use x509_parser::prelude::X509Certificate;
+use zeroize::Zeroizing;
 
+use crate::ca::BACK_DATE;
+use crate::chain;
 use crate::token::CaDigest;
 
-const KEY_FILE: &str = "node.key";
-const OLD_KEY_FILE: &str = "node.key.old";
-const CERTIFICATE_FILE: &str = "node.crt";
-const CA_FILE: &str = "ca.crt";
-/// No certificate chain or key of ours comes near this size.
-const MAX_PEM: u64 = 256 * 1024;
-/// A chain is a certificate and an authority or two.
-const MAX_CHAIN: usize = 8;
+/// A chain is a certificate and an authority or two, a trust bundle two authorities; no more are read.
+pub(crate) const MAX_CHAIN: usize = 8;
 
 /// What a node may do; stands in its certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -56,12 +52,15 @@ pub struct PeerIdentity {
 #[derive(Clone)]
 pub struct Identity {
     peer: PeerIdentity,
-    key_pem: String,
+    key_pem: Zeroizing<String>,
     chain_pem: String,
-    ca_pem: String,
-    key_der: Vec<u8>,
+    trust_pem: String,
+    key_der: Zeroizing<Vec<u8>>,
+    /// As shown to peers: the node's certificate, those between it and a CA, CAs.
     chain: Vec<CertificateDer<'static>>,
-    ca: CertificateDer<'static>,
+    roots: Vec<CertificateDer<'static>>,
+    key_digest: String,
+    issuer_digest: String,
 }
 
 /// A fresh key with its signing request, not yet certified.
@@ -97,9 +96,32 @@ pub enum IdentityError {
     /// Key and certificate are not a pair.
     #[error("the key does not belong to the certificate of node {0}")]
     KeyMismatch(String),
-    /// The CA did not sign the certificate.
+    /// The certificate does not descend from any CA of the bundle.
     #[error("the certificate of node {0} was not signed by the CA")]
     NotSignedByCa(String),
+    /// A renewed certificate must be of the same node and swarm.
+    #[error("the certificate is of node {seen}, not of {own}")]
+    OtherNode {
+        /// This node and its swarm.
+        own: String,
+        /// Those in the certificate.
+        seen: String,
+    },
+    /// The signing request does not parse, or its signature does not verify.
+    #[error("damaged signing request: {0}")]
+    DamagedRequest(String),
+    /// A signature could not be made.
+    #[error("sign with the node's key")]
+    Sign(#[source] rcgen::Error),
+    /// The key file was sealed under another key, or is damaged.
+    #[error("unseal {}", path.display())]
+    Sealed {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: SealError,
+    },
     /// A file could not be read.
     #[error("read {}", path.display())]
     Read {
@@ -173,10 +195,7 @@ impl NewKey {
     /// A new ECDSA P-256 key and a signing request for it.
     pub fn generate() -> Result<Self, IdentityError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(IdentityError::Generate)?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        let csr = params.serialize_request(&key).map_err(IdentityError::Request)?;
-        Ok(Self { key_pem: key.serialize_pem(), csr_pem: csr.pem().map_err(IdentityError::Request)? })
+        Ok(Self { csr_pem: request(&key)?, key_pem: key.serialize_pem() })
     }
 
     /// The private key. Keep it.
@@ -193,74 +212,59 @@ impl NewKey {
 // === impl Identity ===
 
 impl Identity {
-    /// Puts an identity together: `chain_pem` begins with the node's certificate, which `ca_pem` must have signed and
-    /// `key_pem` must belong to. Validity in time is not looked at.
-    pub fn from_pem(key_pem: &str, chain_pem: &str, ca_pem: &str) -> Result<Self, IdentityError> {
-        let chain = parse_certificates(chain_pem)?;
-        let leaf = chain.first().ok_or_else(|| IdentityError::Pem("no certificate in it".into()))?;
-        let ca = parse_certificates(ca_pem)?
-            .into_iter()
-            .next()
-            .ok_or_else(|| IdentityError::Pem("no CA certificate in it".into()))?;
+    /// Puts an identity together: `chain_pem` begins with the node's certificate, to which `key_pem` must belong and
+    /// which must descend from one of the CAs in `trust_pem` (the swarm's own CA first), by way of the others in
+    /// `chain_pem` if need be. Validity in time is not looked at.
+    pub fn from_pem(key_pem: &str, chain_pem: &str, trust_pem: &str) -> Result<Self, IdentityError> {
+        let given = parse_certificates(chain_pem)?;
+        let (leaf, others) =
+            given.split_first().ok_or_else(|| IdentityError::Pem("no certificate in it".into()))?;
+        let roots = parse_certificates(trust_pem)?;
+        if roots.is_empty() {
+            return Err(IdentityError::Pem("no CA certificate in it".into()));
+        }
         let peer = PeerIdentity::from_certificate(leaf)?;
         let key = KeyPair::from_pem(key_pem).map_err(IdentityError::Key)?;
         let parsed = parse(leaf)?;
         if parsed.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
             return Err(IdentityError::KeyMismatch(peer.node_id));
         }
-        let authority = parse(&ca)?;
-        if parsed.verify_signature(Some(authority.public_key())).is_err() {
+        if chain::verify(leaf, others, &roots).is_err() {
             return Err(IdentityError::NotSignedByCa(peer.node_id));
         }
-        // What we send is always exactly leaf and CA: a joiner checks the CA against its token.
-        let chain = vec![leaf.clone(), ca.clone()];
+        let issuer = issuer(leaf, others, &roots)?;
         Ok(Self {
+            key_digest: key_digest_of(leaf)?,
+            issuer_digest: hex::encode(CaDigest::of(issuer).0),
+            chain: shown(leaf, others, issuer),
             peer,
-            key_pem: key_pem.to_owned(),
+            key_pem: Zeroizing::new(key_pem.to_owned()),
             chain_pem: chain_pem.to_owned(),
-            ca_pem: ca_pem.to_owned(),
-            key_der: key.serialize_der(),
-            chain,
-            ca,
+            trust_pem: trust_pem.to_owned(),
+            key_der: Zeroizing::new(key.serialize_der()),
+            roots,
         })
     }
 
-    /// Reads the identity in a folder.
-    pub fn load(dir: &Path) -> Result<Self, IdentityError> {
-        let chain = read(&dir.join(CERTIFICATE_FILE))?;
-        let ca = read(&dir.join(CA_FILE))?;
-        let identity = Self::from_pem(&read(&dir.join(KEY_FILE))?, &chain, &ca);
-        match identity {
-            Err(IdentityError::KeyMismatch(_)) if dir.join(OLD_KEY_FILE).exists() => {
-                Self::from_pem(&read(&dir.join(OLD_KEY_FILE))?, &chain, &ca)
-            }
-            identity => identity,
+    /// The same node with a new certificate for its key and the CAs that came with it.
+    pub fn renewed(&self, chain_pem: &str, trust_pem: &str) -> Result<Self, IdentityError> {
+        let new = Self::from_pem(&self.key_pem, chain_pem, trust_pem)?;
+        if new.peer.node_id != self.peer.node_id || new.peer.cluster_id != self.peer.cluster_id {
+            let name = |peer: &PeerIdentity| format!("{} of swarm {}", peer.node_id, peer.cluster_id);
+            return Err(IdentityError::OtherNode { own: name(&self.peer), seen: name(&new.peer) });
         }
+        Ok(new)
     }
 
-    /// Writes the identity into a folder (made if missing), so that a power cut leaves the former or this one.
-    pub fn save(&self, dir: &Path) -> Result<(), IdentityError> {
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            move |source| IdentityError::Write { path, source }
-        };
-        fs::create_dir_all(dir).map_err(failed(dir))?;
-        // Only a key that fits the certificate in place is worth keeping.
-        if let Ok(former) = Self::load(dir)
-            && former.key_pem != self.key_pem
-        {
-            let path = dir.join(OLD_KEY_FILE);
-            write_durably(&path, former.key_pem.as_bytes(), 0o600).map_err(failed(&path))?;
-        }
-        for (name, text, mode) in [
-            (KEY_FILE, &self.key_pem, 0o600),
-            (CA_FILE, &self.ca_pem, 0o644),
-            (CERTIFICATE_FILE, &self.chain_pem, 0o644),
-        ] {
-            let path = dir.join(name);
-            write_durably(&path, text.as_bytes(), mode).map_err(failed(&path))?;
-        }
-        Ok(())
+    /// The same certificate, with other CAs trusted from now on. Fails if the certificate descends from none of them:
+    /// then a new certificate is needed first.
+    pub fn with_trust(&self, trust_pem: &str) -> Result<Self, IdentityError> {
+        Self::from_pem(&self.key_pem, &self.chain_pem, trust_pem)
+    }
+
+    /// A signing request for the node's key.
+    pub fn csr_pem(&self) -> Result<String, IdentityError> {
+        request(&KeyPair::from_pem(&self.key_pem).map_err(IdentityError::Key)?)
     }
 
     /// What peers see of this identity.
@@ -283,25 +287,52 @@ impl Identity {
         self.peer.role
     }
 
-    /// The CA's certificate.
-    pub fn ca_pem(&self) -> &str {
-        &self.ca_pem
+    /// The node's certificate and what came with it, as given.
+    pub fn chain_pem(&self) -> &str {
+        &self.chain_pem
     }
 
-    /// SHA-256 of the CA's certificate.
+    /// The trust bundle as given: the certificates of all CAs that this node trusts.
+    pub fn trust_pem(&self) -> &str {
+        &self.trust_pem
+    }
+
+    /// SHA-256 of the first CA in the trust bundle, which is the one that join tokens name.
     pub fn ca_digest(&self) -> CaDigest {
-        CaDigest::of(&self.ca)
+        // Never empty (`from_pem`).
+        CaDigest::of(self.roots.first().map_or(&[], |root| root.as_ref()))
+    }
+
+    /// SHA-256 of the node's public key (`SubjectPublicKeyInfo`), hex: who the node is, for life.
+    pub fn key_digest(&self) -> String {
+        self.key_digest.clone()
+    }
+
+    /// SHA-256 of the CA certificate whose key signed the node's certificate, hex. As long as that CA itself is not
+    /// trusted yet, of its certificate that another CA signed.
+    pub fn issuer_digest(&self) -> String {
+        self.issuer_digest.clone()
     }
 
     /// When to ask for a new certificate: at a random point (`random` from 0 to 1) of 50 to 80 % of its life, as
-    /// SwarmKit does, so that a swarm's renewals spread out.
+    /// SwarmKit does, so that a swarm's renewals spread out. Life begins when the certificate was signed: the back-date
+    /// (`ca::BACK_DATE`, half of the validity at most) does not count, or a certificate of one hour would be renewed at
+    /// once.
     pub fn renew_at(&self, random: f64) -> SystemTime {
-        let life = self.peer.not_after.duration_since(self.peer.not_before).unwrap_or_default();
-        self.peer.not_before + life.mul_f64(0.5 + 0.3 * random.clamp(0.0, 1.0))
+        let validity = self.peer.not_after.duration_since(self.peer.not_before).unwrap_or_default();
+        let back_date = BACK_DATE.min(validity / 2);
+        let life = validity - back_date;
+        self.peer.not_before + back_date + life.mul_f64(0.5 + 0.3 * random.clamp(0.0, 1.0))
     }
 
-    pub(crate) fn ca(&self) -> &CertificateDer<'static> {
-        &self.ca
+    /// Signs with the node's key: ECDSA P-256, SHA-256, ASN.1.
+    pub(crate) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, IdentityError> {
+        let key = KeyPair::from_pem(&self.key_pem).map_err(IdentityError::Key)?;
+        key.sign(message).map_err(IdentityError::Sign)
+    }
+
+    pub(crate) fn roots(&self) -> &[CertificateDer<'static>] {
+        &self.roots
     }
 
     pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
@@ -309,12 +340,98 @@ impl Identity {
     }
 
     pub(crate) fn key(&self) -> PrivateKeyDer<'static> {
-        PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key_der.clone()))
+        PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key_der.to_vec()))
+    }
+
+    pub(crate) fn key_pem(&self) -> &str {
+        &self.key_pem
     }
 
     pub(crate) fn key_bytes(&self) -> &[u8] {
         &self.key_der
     }
+}
+
+/// SHA-256 of a signing request's key, hex, comparable with [`Identity::key_digest`]. The request's proof that its maker
+/// holds the key is verified.
+pub fn csr_key_digest(csr_pem: &str) -> Result<String, IdentityError> {
+    use rustls::pki_types::CertificateSigningRequestDer;
+    use x509_parser::prelude::{FromDer as _, X509CertificationRequest};
+    let damaged = |error: &dyn std::fmt::Display| IdentityError::DamagedRequest(error.to_string());
+    if csr_pem.len() > crate::ca::MAX_CSR {
+        return Err(IdentityError::DamagedRequest(format!("{} bytes are too many", csr_pem.len())));
+    }
+    let der = CertificateSigningRequestDer::from_pem_slice(csr_pem.as_bytes())
+        .map_err(|error| IdentityError::DamagedRequest(format!("{error:?}")))?;
+    let (_, csr) = X509CertificationRequest::from_der(&der).map_err(|error| damaged(&error))?;
+    csr.verify_signature().map_err(|error| damaged(&error))?;
+    Ok(hex::encode(Sha256::digest(csr.certification_request_info.subject_pki.raw)))
+}
+
+/// SHA-256 of a certificate's key, hex.
+pub(crate) fn key_digest_of(certificate: &CertificateDer<'_>) -> Result<String, IdentityError> {
+    Ok(hex::encode(Sha256::digest(parse(certificate)?.public_key().raw)))
+}
+
+/// When the first certificate of a chain ends.
+pub fn not_after(chain_pem: &str) -> Result<SystemTime, IdentityError> {
+    let leaf = first_certificate(chain_pem)?;
+    Ok(time_of(parse(&leaf)?.validity().not_after.timestamp()))
+}
+
+/// SHA-256 of a CA's certificate (the first one in the text), as join tokens carry it.
+pub fn ca_digest(ca_pem: &str) -> Result<CaDigest, IdentityError> {
+    Ok(CaDigest::of(&first_certificate(ca_pem)?))
+}
+
+/// The same as [`ca_digest`], in hex, comparable with [`Identity::issuer_digest`].
+pub fn root_digest(ca_pem: &str) -> Result<String, IdentityError> {
+    Ok(hex::encode(ca_digest(ca_pem)?.0))
+}
+
+fn first_certificate(pem: &str) -> Result<CertificateDer<'static>, IdentityError> {
+    let first = parse_certificates(pem)?.into_iter().next();
+    first.ok_or_else(|| IdentityError::Pem("no certificate in it".into()))
+}
+
+fn request(key: &KeyPair) -> Result<String, IdentityError> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    let csr = params.serialize_request(key).map_err(IdentityError::Request)?;
+    csr.pem().map_err(IdentityError::Request)
+}
+
+/// The CA certificate whose key signed `leaf`: a trusted one if there is, else one of those that came with it.
+fn issuer<'a>(
+    leaf: &CertificateDer<'static>,
+    others: &'a [CertificateDer<'static>],
+    roots: &'a [CertificateDer<'static>],
+) -> Result<&'a CertificateDer<'static>, IdentityError> {
+    for authority in roots.iter().chain(others) {
+        if chain::is_issued_by(leaf, authority)? {
+            return Ok(authority);
+        }
+    }
+    // Cannot be: the chain has been verified.
+    Err(IdentityError::Certificate("nobody signed it".into()))
+}
+
+/// What a node shows: its certificate; then those that lead from a CA which is not trusted everywhere yet to one that
+/// is; then the CAs themselves, since a joiner looks for the one that its token names.
+fn shown(
+    leaf: &CertificateDer<'static>,
+    others: &[CertificateDer<'static>],
+    issuer: &CertificateDer<'static>,
+) -> Vec<CertificateDer<'static>> {
+    let (roots, between): (Vec<_>, Vec<_>) =
+        others.iter().partition(|certificate| chain::is_self_signed(certificate));
+    let mut shown = vec![leaf.clone()];
+    for certificate in between.into_iter().chain([issuer]).chain(roots) {
+        if !shown.contains(certificate) {
+            shown.push(certificate.clone());
+        }
+    }
+    shown
 }
 
 impl std::fmt::Debug for Identity {
@@ -333,80 +450,23 @@ pub(crate) fn parse_certificates(pem: &str) -> Result<Vec<CertificateDer<'static
     certificates.map_err(|source| IdentityError::Pem(source.to_string()))
 }
 
-fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, IdentityError> {
+pub(crate) fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, IdentityError> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
         .map_err(|source| IdentityError::Certificate(source.to_string()))?;
     Ok(parsed)
-}
-
-fn read(path: &Path) -> Result<String, IdentityError> {
-    let failed = |source| IdentityError::Read { path: path.to_owned(), source };
-    let size = fs::metadata(path).map_err(failed)?.len();
-    if size > MAX_PEM {
-        return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, format!("{size} bytes"))));
-    }
-    fs::read_to_string(path).map_err(failed)
-}
-
-/// Temporary name, fsync, rename, fsync of the folder.
-fn write_durably(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let temporary = path.with_extension("new");
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    // create_new: never write a key into a file that someone else made and can read.
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    let dir = path.parent().ok_or_else(|| io::Error::other("a file without a folder"))?;
-    File::open(dir)?.sync_all()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ca::{CertificateAuthority, DEFAULT_VALIDITY};
-    use std::os::unix::fs::PermissionsExt as _;
 
-    fn identity(ca: &CertificateAuthority, role: Role) -> Identity {
-        let key = NewKey::generate().unwrap();
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn signed(ca: &CertificateAuthority, key: &NewKey, validity: Duration) -> Identity {
         let now = SystemTime::now();
-        let chain = ca.sign_csr(key.csr_pem(), "node1", "c", role, now, DEFAULT_VALIDITY).unwrap();
+        let chain = ca.sign_csr(key.csr_pem(), "node1", "c", Role::Worker, now, validity).unwrap();
         Identity::from_pem(key.key_pem(), &chain, ca.certificate_pem()).unwrap()
-    }
-
-    #[test]
-    fn saves_and_loads() {
-        let dir = tempfile::tempdir().unwrap();
-        let dir = dir.path().join("certificates");
-        let ca = CertificateAuthority::generate(SystemTime::now()).unwrap();
-        identity(&ca, Role::Worker).save(&dir).unwrap();
-        assert_eq!(Identity::load(&dir).unwrap().role(), Role::Worker);
-        let mode = fs::metadata(dir.join(KEY_FILE)).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-
-        let renewed = identity(&ca, Role::Manager);
-        renewed.save(&dir).unwrap();
-        assert_eq!(Identity::load(&dir).unwrap().role(), Role::Manager);
-        assert!(
-            !fs::read_dir(&dir)
-                .unwrap()
-                .any(|entry| entry.unwrap().path().extension() == Some("new".as_ref()))
-        );
-    }
-
-    #[test]
-    fn a_crash_between_key_and_certificate_keeps_the_former() {
-        let dir = tempfile::tempdir().unwrap();
-        let ca = CertificateAuthority::generate(SystemTime::now()).unwrap();
-        identity(&ca, Role::Worker).save(dir.path()).unwrap();
-        let former = fs::read(dir.path().join(CERTIFICATE_FILE)).unwrap();
-        identity(&ca, Role::Manager).save(dir.path()).unwrap();
-        // As if the power had gone before the last rename.
-        fs::write(dir.path().join(CERTIFICATE_FILE), former).unwrap();
-        assert_eq!(Identity::load(dir.path()).unwrap().role(), Role::Worker);
     }
 
     #[test]
@@ -425,7 +485,6 @@ mod tests {
             Identity::from_pem(stranger.key_pem(), &chain, ca.certificate_pem()),
             Err(IdentityError::KeyMismatch(_))
         ));
-        assert!(matches!(Identity::load(Path::new("/nonexistent")), Err(IdentityError::Read { .. })));
         assert!(matches!(
             PeerIdentity::from_certificate(&parse_certificates(ca.certificate_pem()).unwrap()[0]),
             Err(IdentityError::MissingName(_))
@@ -433,13 +492,52 @@ mod tests {
     }
 
     #[test]
-    fn renewal_lies_in_the_second_half() {
+    fn a_renewal_keeps_the_key_and_is_of_the_same_node() {
+        let now = SystemTime::now();
+        let ca = CertificateAuthority::generate(now).unwrap();
+        let identity = signed(&ca, &NewKey::generate().unwrap(), HOUR);
+        let csr = identity.csr_pem().unwrap();
+        assert_eq!(csr_key_digest(&csr).unwrap(), identity.key_digest());
+        let chain = |node: &str| ca.sign_csr(&csr, node, "c", Role::Manager, now, HOUR).unwrap();
+        let renewed = identity.renewed(&chain("node1"), ca.certificate_pem()).unwrap();
+        assert_eq!((renewed.role(), renewed.key_digest()), (Role::Manager, identity.key_digest()));
+        assert!(matches!(
+            identity.renewed(&chain("node2"), ca.certificate_pem()),
+            Err(IdentityError::OtherNode { .. })
+        ));
+        let other = NewKey::generate().unwrap();
+        let foreign = ca.sign_csr(other.csr_pem(), "node1", "c", Role::Worker, now, HOUR).unwrap();
+        assert!(matches!(
+            identity.renewed(&foreign, ca.certificate_pem()),
+            Err(IdentityError::KeyMismatch(_))
+        ));
+    }
+
+    #[test]
+    fn a_damaged_request_has_no_digest() {
+        let csr = NewKey::generate().unwrap().csr_pem().to_owned();
+        assert!(csr_key_digest(&csr).is_ok());
+        let middle = csr.len() / 2;
+        let mut damaged = csr.into_bytes();
+        damaged[middle] = if damaged[middle] == b'A' { b'B' } else { b'A' };
+        assert!(csr_key_digest(&String::from_utf8(damaged).unwrap()).is_err());
+        assert!(csr_key_digest("nonsense").is_err());
+    }
+
+    #[test]
+    fn renewal_lies_in_the_second_half_whatever_the_validity() {
         let ca = CertificateAuthority::generate(SystemTime::now()).unwrap();
-        let identity = identity(&ca, Role::Worker);
-        let day = Duration::from_secs(24 * 3600);
-        let in_days = |random| {
-            identity.renew_at(random).duration_since(SystemTime::now()).unwrap().as_secs() / day.as_secs()
-        };
-        assert_eq!((in_days(0.0), in_days(1.0)), (44, 71));
+        for validity in [Duration::from_secs(60), HOUR, HOUR * 3, DEFAULT_VALIDITY] {
+            let identity = signed(&ca, &NewKey::generate().unwrap(), validity);
+            let share = |random| {
+                let left = identity.renew_at(random).duration_since(SystemTime::now()).unwrap();
+                left.as_secs_f64() / validity.as_secs_f64()
+            };
+            // Certificates know whole seconds only.
+            let slack = 3.0 / validity.as_secs_f64();
+            for (random, at) in [(-1.0, 0.5), (0.0, 0.5), (0.5, 0.65), (1.0, 0.8), (7.0, 0.8)] {
+                assert!((share(random) - at).abs() < slack, "{validity:?} {random} {}", share(random));
+            }
+        }
     }
 }

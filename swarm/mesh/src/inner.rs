@@ -13,7 +13,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::changes::Changes;
+use crate::clock::SwarmClock;
 use crate::credentials::Credentials;
+use crate::epoch::EpochProof;
 use crate::handler::Handler;
 use crate::identity::PeerIdentity;
 use crate::join_limit::JoinLimit;
@@ -41,6 +43,9 @@ pub(crate) struct Inner {
     /// Whether it is in the log that another process has our identity.
     pub(crate) warned_of_duplicate: AtomicBool,
     pub(crate) credentials: RwLock<Arc<Credentials>>,
+    pub(crate) clock: SwarmClock,
+    /// The epoch that the swarm is in, if it was ever recovered.
+    pub(crate) swarm_epoch: RwLock<Option<EpochProof>>,
     pub(crate) transports: Transports,
     pub(crate) peers: RwLock<HashMap<String, Arc<Peer>>>,
     pub(crate) removed: Mutex<VecDeque<String>>,
@@ -134,6 +139,46 @@ impl Inner {
             && peer.node_id != self.node_id
             && !self.removed.lock().contains(&peer.node_id)
             && self.handler.authorize(peer)
+    }
+
+    /// The number of the swarm's epoch, 0 if it was never recovered.
+    pub(crate) fn epoch_number(&self) -> u64 {
+        self.swarm_epoch.read().as_ref().map_or(0, EpochProof::number)
+    }
+
+    /// Takes a peer's proof of a later epoch over, if it is one: its number is ours then.
+    pub(crate) fn adopt(&self, proof: &EpochProof) -> bool {
+        let own = self.credentials();
+        if !proof.verify_with(own.identity.roots(), own.identity.cluster_id()) {
+            return false;
+        }
+        if self.enter(proof) {
+            tracing::warn!(epoch = proof.number(), "the swarm was recovered");
+            self.handler.superseded(proof.clone());
+        }
+        true
+    }
+
+    /// Goes over to an epoch, or to another proof of the one that we are in. Whether it is a later one: then the
+    /// connections of the former one are closed, and the diallers spread the news.
+    pub(crate) fn enter(&self, proof: &EpochProof) -> bool {
+        let mut own = self.swarm_epoch.write();
+        let former = own.as_ref().map_or(0, EpochProof::number);
+        if proof.number() < former {
+            return false;
+        }
+        *own = Some(proof.clone());
+        drop(own);
+        if proof.number() == former {
+            return false;
+        }
+        for peer in self.peers() {
+            for slot in &peer.slots {
+                let links = slot.links.lock().clone();
+                links.iter().for_each(|link| link.close(CloseCode::OtherEpoch));
+            }
+        }
+        true
     }
 
     pub(crate) fn next_sequence(&self) -> u64 {

@@ -9,36 +9,24 @@
 //! ```
 //! One stream, one message each way; a join that breaks half-way leaves nothing with the mesh.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use quinn::{Connecting, ConnectionError, Endpoint, EndpointConfig, TokioRuntime, VarInt};
+use quinn::{Connecting, Endpoint};
 
 use crate::ca::MAX_CSR;
-use crate::frame::read_bytes;
 use crate::handler::RemoteError;
 use crate::identity::parse_certificates;
 use crate::inner::Inner;
-use crate::tls;
 use crate::token::{CaDigest, JoinToken};
-use crate::wire::{self, StreamType};
-use crate::{socket, transport};
+use crate::visit::{self, Errand};
+use crate::wire::StreamType;
+use crate::{tls, transport};
 
-/// Time for a joiner's whole visit, the handler's decision (a Raft write) included.
-const VISIT: Duration = Duration::from_secs(20);
-/// A joiner's own time for one address.
-const ATTEMPT: Duration = Duration::from_secs(5);
-/// Pause before busy managers are asked again; varied by half.
-const BUSY_PAUSE: Duration = Duration::from_millis(400);
-/// QUIC's own word for "too many handshakes" (RFC 9000, 20.1).
-const CONNECTION_REFUSED: u64 = 2;
 /// What callers may send beside the fixed fields, bytes.
 const MAX_EXTRA: usize = 64 << 10;
-/// A whole message, bytes.
-const MAX_MESSAGE: usize = MAX_CSR + MAX_EXTRA + 128 * 1024;
-
 /// What a joiner asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JoinRequest {
@@ -53,9 +41,9 @@ pub struct JoinRequest {
 /// What a manager answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JoinReply {
-    /// The node's certificate, then the CA's.
+    /// The node's certificate, then those above it.
     pub chain_pem: String,
-    /// The CA's certificate.
+    /// The trust bundle: the CA's certificate, and while the swarm changes its CA the next one's.
     pub ca_pem: String,
     /// Whatever the manager adds, at most 64 KiB.
     pub extra: Bytes,
@@ -144,44 +132,24 @@ pub async fn join(options: JoinOptions) -> Result<JoinReply, JoinError> {
         |what, len, max| if len > max { Err(JoinError::TooLarge { what, len, max }) } else { Ok(()) };
     too_large("signing request", request.csr_pem.len(), MAX_CSR)?;
     too_large("extra part", request.extra.len(), MAX_EXTRA)?;
-    let first = *remotes.first().ok_or(JoinError::NoRemote)?;
-    let any: SocketAddr = match first {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
-    // With both families among the managers, a dual-stack socket reaches all.
-    let any = if remotes.iter().any(SocketAddr::is_ipv6) { (Ipv6Addr::UNSPECIFIED, 0).into() } else { any };
-    let socket = socket::listen(bind.unwrap_or(any)).map_err(JoinError::Socket)?;
-    let endpoint = Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))
-        .map_err(JoinError::Socket)?;
-    let started = Instant::now();
-    let left = || timeout.saturating_sub(started.elapsed());
-    let mut outcome = Err(JoinError::NoAnswer { address: first, waited: timeout });
-    'rounds: loop {
-        let mut busy = false;
-        for &address in &remotes {
-            if left().is_zero() {
-                break 'rounds;
-            }
-            outcome = ask(&endpoint, address, &request, left()).await;
-            match &outcome {
-                Err(JoinError::Refused { error, .. }) if error.code == RemoteError::BUSY => busy = true,
-                Ok(_) | Err(JoinError::Refused { .. } | JoinError::WrongCa { .. } | JoinError::Tls(_)) => {
-                    break 'rounds;
-                }
-                Err(_) => {}
-            }
-        }
-        let pause = BUSY_PAUSE.mul_f64(0.5 + rand::random::<f64>());
-        if !busy || pause > left() {
-            break;
-        }
-        tokio::time::sleep(pause).await;
+    visit::in_turn(&request, &remotes, bind, timeout).await
+}
+
+impl Errand for JoinRequest {
+    type Answer = JoinReply;
+
+    async fn run(
+        &self,
+        endpoint: &Endpoint,
+        address: SocketAddr,
+        left: Duration,
+    ) -> Result<JoinReply, JoinError> {
+        ask(endpoint, address, self, left).await
     }
-    endpoint.close(VarInt::from_u32(0), b"done");
-    // So that the manager sees the end at once; nothing is lost if it does not.
-    let _ = tokio::time::timeout(Duration::from_millis(100), endpoint.wait_idle()).await;
-    outcome
+
+    fn is_final(&self, error: &JoinError) -> bool {
+        matches!(error, JoinError::Refused { .. } | JoinError::WrongCa { .. } | JoinError::Tls(_))
+    }
 }
 
 async fn ask(
@@ -193,48 +161,25 @@ async fn ask(
     let expected = request.token.digest();
     let (crypto, seen) = tls::join_client(expected).map_err(JoinError::Tls)?;
     let failed = |reason: String| JoinError::Connection { address, reason };
-    let connecting = endpoint
-        .connect_with(transport::join_client(crypto), address, tls::join_server_name())
-        .map_err(|error| failed(error.to_string()))?;
-    let patience = left.min(ATTEMPT);
-    let connection = match tokio::time::timeout(patience, connecting).await {
-        Err(_) => return Err(JoinError::NoAnswer { address, waited: patience }),
-        Ok(Err(error)) => {
-            let seen = *seen.lock();
-            return Err(match seen {
-                Some(seen) if seen != expected => JoinError::WrongCa { address, expected, seen },
-                _ if is_refusal(&error) => JoinError::Refused { address, error: busy() },
-                _ => failed(error.to_string()),
-            });
+    let connected = visit::connect(endpoint, address, transport::join_client(crypto), left).await;
+    let seen = *seen.lock();
+    let connection = match (connected, seen) {
+        (Err(JoinError::Connection { .. }), Some(seen)) if seen != expected => {
+            return Err(JoinError::WrongCa { address, expected, seen });
         }
-        Ok(Ok(connection)) => connection,
+        (connected, _) => connected?,
     };
-    let exchange = async {
-        let (mut send, mut recv) = connection.open_bi().await.map_err(|error| failed(error.to_string()))?;
-        let mut parts = wire::opening(StreamType::Join, 0, request.encode());
-        send.write_all_chunks(&mut parts).await.map_err(|error| failed(error.to_string()))?;
-        // Fails only on a stream that is finished already.
-        let _ = send.finish();
-        let answer = wire::read_answer(&mut recv).await.map_err(|error| failed(error.to_string()))?;
-        let body = answer.map_err(|error| JoinError::Refused { address, error })?;
-        let reply = JoinReply::decode(body).ok_or_else(|| failed("malformed reply".into()))?;
-        let ca = parse_certificates(&reply.ca_pem).ok().and_then(|all| all.into_iter().next());
-        if ca.map(|ca| CaDigest::of(&ca)) != Some(expected) {
-            return Err(failed("the reply holds another CA than the manager showed".into()));
-        }
-        Ok(reply)
-    };
-    match tokio::time::timeout(left.min(VISIT), exchange).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(failed("the manager did not answer the join request in time".into())),
+    let body = visit::exchange(&connection, address, StreamType::Join, request.encode(), left).await?;
+    let reply = JoinReply::decode(body).ok_or_else(|| failed("malformed reply".into()))?;
+    // More than one while the swarm changes its CA.
+    let all = parse_certificates(&reply.ca_pem).unwrap_or_default();
+    if !all.iter().any(|ca| CaDigest::of(ca) == expected) {
+        return Err(failed("the reply holds another CA than the manager showed".into()));
     }
+    Ok(reply)
 }
 
-fn is_refusal(error: &ConnectionError) -> bool {
-    matches!(error, ConnectionError::ConnectionClosed(close) if u64::from(close.error_code) == CONNECTION_REFUSED)
-}
-
-fn busy() -> RemoteError {
+pub(crate) fn busy() -> RemoteError {
     RemoteError::new(RemoteError::BUSY, "too many nodes are joining; try again")
 }
 
@@ -260,38 +205,14 @@ impl Drop for Place {
 
 /// The manager's side of one join.
 pub(crate) async fn serve(inner: &Arc<Inner>, connecting: Connecting, remote: SocketAddr) {
-    let visit = async {
-        let connection = connecting.await.map_err(|error| error.to_string())?;
-        let (mut send, mut recv) = connection.accept_bi().await.map_err(|error| error.to_string())?;
-        let result = if inner.join_limit.lock().admit(remote.ip(), Instant::now()) {
-            let opening = wire::read_opening(&mut recv).await.map_err(|error| error.to_string())?;
-            if opening.stream_type != StreamType::Join || opening.len > MAX_MESSAGE {
-                return Err("no join request".to_owned());
-            }
-            let body = read_bytes(&mut recv, opening.len).await.map_err(|error| error.to_string())?;
-            match JoinRequest::decode(body) {
-                Some(request) => inner.handler.join(remote, request).await,
-                None => Err(RemoteError::new(RemoteError::MALFORMED, "malformed join request")),
-            }
-        } else {
-            Err(busy())
-        };
-        match &result {
-            Ok(_) => inner.join_limit.lock().give_back(remote.ip()),
-            Err(error) => tracing::info!(%remote, %error, "join refused"),
+    let served = inner.clone();
+    let answer = move |_, body| async move {
+        match JoinRequest::decode(body) {
+            Some(request) => Ok(served.handler.join(remote, request).await?.encode()),
+            None => Err(RemoteError::new(RemoteError::MALFORMED, "malformed join request")),
         }
-        let mut parts = wire::answer(result.map(|reply| reply.encode()));
-        send.write_all_chunks(&mut parts).await.map_err(|error| error.to_string())?;
-        let _ = send.finish();
-        // The joiner closes when it has read the answer.
-        connection.closed().await;
-        Ok(())
     };
-    match tokio::time::timeout(VISIT, visit).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%remote, error, "join"),
-        Err(_) => tracing::debug!(%remote, "a join took too long"),
-    }
+    visit::serve(inner, connecting, remote, StreamType::Join, answer).await;
 }
 
 // === wire form: three fields, each with its length (4 bytes, big endian) ===
@@ -326,7 +247,7 @@ impl JoinReply {
     }
 }
 
-fn encode(fields: &[&[u8]; 3]) -> Bytes {
+pub(crate) fn encode(fields: &[&[u8]; 3]) -> Bytes {
     let mut body = BytesMut::new();
     for field in fields {
         // Bounded far below 4 GiB by the callers; the bound on the whole message holds in any case.
@@ -336,7 +257,7 @@ fn encode(fields: &[&[u8]; 3]) -> Bytes {
     body.freeze()
 }
 
-fn decode(mut body: Bytes) -> Option<[Bytes; 3]> {
+pub(crate) fn decode(mut body: Bytes) -> Option<[Bytes; 3]> {
     let mut field = || {
         let len = body.try_get_u32().ok()? as usize;
         (len <= body.len()).then(|| body.split_to(len))

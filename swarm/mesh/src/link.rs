@@ -31,6 +31,7 @@ pub(crate) enum CloseCode {
     Protocol,
     TooMany,
     Duplicate,
+    OtherEpoch,
 }
 
 impl CloseCode {
@@ -45,6 +46,7 @@ impl CloseCode {
             Self::Protocol => "protocol violation",
             Self::TooMany => "too many connections",
             Self::Duplicate => "another running process has this node's identity",
+            Self::OtherEpoch => "the swarm was recovered, and one of the two did not know it",
         }
     }
 
@@ -59,6 +61,7 @@ impl CloseCode {
             Self::Protocol => 6,
             Self::TooMany => 7,
             Self::Duplicate => 8,
+            Self::OtherEpoch => 9,
         })
     }
 

@@ -14,8 +14,10 @@ use tokio::task::JoinSet;
 
 use crate::changes::Changes;
 use crate::class::Class;
+use crate::clock::SwarmClock;
 use crate::credentials::Credentials;
 use crate::data_path::DataPath;
+use crate::epoch::EpochProof;
 use crate::error::{DatagramError, MeshError, RequestError, StreamError};
 use crate::handler::Handler;
 use crate::identity::Identity;
@@ -51,6 +53,10 @@ pub struct MeshConfig {
     pub identity: Identity,
     /// Largest UDP payload that path MTU discovery tries on data and bulk connections, bytes (at most 6500).
     pub max_mtu: u16,
+    /// The time by which certificates are judged. Keep a clone to move it.
+    pub clock: SwarmClock,
+    /// The epoch that the swarm is in, if it was ever recovered.
+    pub epoch: Option<EpochProof>,
 }
 
 /// How to treat a peer.
@@ -78,6 +84,8 @@ impl MeshConfig {
             listen: (Ipv4Addr::UNSPECIFIED, DEFAULT_PORT).into(),
             identity,
             max_mtu: transport::DEFAULT_MAX_MTU,
+            clock: SwarmClock::new(),
+            epoch: None,
         }
     }
 }
@@ -88,7 +96,7 @@ impl Mesh {
     /// Binds the socket and starts accepting. Must be called within a tokio runtime.
     pub async fn start(config: MeshConfig, handler: Arc<dyn Handler>) -> Result<Self, MeshError> {
         let transports = Transports::new(config.max_mtu.min(transport::DEFAULT_MAX_MTU));
-        let credentials = Credentials::new(config.identity.clone(), &transports)?;
+        let credentials = Credentials::new(config.identity.clone(), &config.clock, &transports)?;
         let socket = socket::listen(config.listen)
             .map_err(|source| MeshError::Bind { addr: config.listen, source })?;
         let endpoint = Endpoint::new(
@@ -110,6 +118,8 @@ impl Mesh {
             changes: Changes::default(),
             warned_of_duplicate: AtomicBool::new(false),
             credentials: RwLock::new(Arc::new(credentials)),
+            clock: config.clock,
+            swarm_epoch: RwLock::new(config.epoch),
             transports,
             peers: RwLock::default(),
             removed: Mutex::default(),
@@ -171,11 +181,27 @@ impl Mesh {
                 new: identity.node_id().to_owned(),
             });
         }
-        let credentials = Credentials::new(identity, &self.inner.transports)?;
+        let credentials = Credentials::new(identity, &self.inner.clock, &self.inner.transports)?;
         let control = (*credentials.mesh_servers[Class::Control.index()]).clone();
         self.inner.endpoint.set_server_config(Some(control));
         *self.inner.credentials.write() = Arc::new(credentials);
         Ok(())
+    }
+
+    /// Goes over to a later epoch, or to a new proof of the present one; a former one changes nothing. Connections of a
+    /// former epoch are closed and dialled again. [`Handler::superseded`] is not called.
+    pub fn set_epoch(&self, proof: EpochProof) {
+        self.inner.enter(&proof);
+    }
+
+    /// The epoch that the swarm is in, if it was ever recovered.
+    pub fn epoch(&self) -> Option<EpochProof> {
+        self.inner.swarm_epoch.read().clone()
+    }
+
+    /// The clock by which certificates are judged.
+    pub fn clock(&self) -> &SwarmClock {
+        &self.inner.clock
     }
 
     /// Makes a peer known, or changes its addresses. Nothing that is up is closed.

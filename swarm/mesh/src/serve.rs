@@ -114,7 +114,7 @@ async fn serve_stream(
             let (send, recv) = (SendStream::new(send, held.clone()), RecvStream::new(recv, held.clone()));
             inner.handler.stream(link.peer.clone(), link.class, opening.kind, body, send, recv).await;
         }
-        StreamType::Hello | StreamType::Join => {
+        StreamType::Hello | StreamType::Join | StreamType::Renew => {
             refuse(&mut send, RemoteError::new(RemoteError::MALFORMED, "out of place")).await;
         }
     }

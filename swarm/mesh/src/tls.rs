@@ -11,32 +11,39 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{CipherSuite, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::time_provider::TimeProvider;
+use rustls::{CipherSuite, DigitallySignedStruct, SignatureScheme};
 
+use crate::chain;
+use crate::clock::SwarmClock;
 use crate::error::MeshError;
-use crate::identity::{Identity, Role};
+use crate::identity::{Identity, PeerIdentity, Role};
 use crate::token::CaDigest;
 
 pub(crate) const MESH_PROTOCOL: &[u8] = b"skep-mesh/1";
+pub(crate) const RENEW_PROTOCOL: &[u8] = b"skep-renew/1";
 pub(crate) const JOIN_PROTOCOL: &[u8] = b"skep-join/1";
 
 /// Where a joiner's verifier leaves the digest of the CA that the server showed.
 pub(crate) type SeenCa = Arc<Mutex<Option<CaDigest>>>;
 
-/// The three configurations that a member of a swarm needs.
+/// The configurations that a member of a swarm needs.
 pub(crate) struct TlsConfigs {
     pub(crate) mesh_client: Arc<QuicClientConfig>,
     pub(crate) mesh_server: Arc<QuicServerConfig>,
     pub(crate) join_server: Arc<QuicServerConfig>,
+    pub(crate) renew_server: Arc<QuicServerConfig>,
 }
 
 impl TlsConfigs {
-    pub(crate) fn new(identity: &Identity) -> Result<Self, MeshError> {
+    /// Certificates are judged by `clock`.
+    pub(crate) fn new(identity: &Identity, clock: &SwarmClock) -> Result<Self, MeshError> {
         let failed = |error: &dyn std::fmt::Display| MeshError::Tls(error.to_string());
         let provider = provider();
-        let roots = Arc::new(roots(identity.ca()).map_err(|error| failed(&error))?);
+        let roots = Arc::new(chain::root_store(identity.roots()).map_err(|error| failed(&error))?);
 
-        let mut client = rustls::ClientConfig::builder_with_provider(provider.clone())
+        let clock: Arc<dyn TimeProvider> = Arc::new(clock.clone());
+        let mut client = rustls::ClientConfig::builder_with_details(provider.clone(), clock.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| failed(&error))?
             .with_root_certificates(roots.clone())
@@ -49,7 +56,7 @@ impl TlsConfigs {
             .build()
             .map_err(|error| failed(&error))?;
         let server = |client_auth: bool, protocol: &[u8]| -> Result<Arc<QuicServerConfig>, MeshError> {
-            let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
+            let builder = rustls::ServerConfig::builder_with_details(provider.clone(), clock.clone())
                 .with_protocol_versions(&[&rustls::version::TLS13])
                 .map_err(|error| failed(&error))?;
             let builder = if client_auth {
@@ -68,6 +75,7 @@ impl TlsConfigs {
             mesh_client: Arc::new(QuicClientConfig::try_from(client).map_err(|error| failed(&error))?),
             mesh_server: server(true, MESH_PROTOCOL)?,
             join_server: server(false, JOIN_PROTOCOL)?,
+            renew_server: server(false, RENEW_PROTOCOL)?,
         })
     }
 }
@@ -76,16 +84,34 @@ impl TlsConfigs {
 pub(crate) fn join_client(expected: CaDigest) -> Result<(Arc<QuicClientConfig>, SeenCa), String> {
     let provider = provider();
     let seen = Arc::new(Mutex::new(None));
-    let verifier = PinnedCa { expected, seen: seen.clone(), provider: provider.clone() };
+    let rule = PinnedCa { expected, seen: seen.clone(), provider: provider.clone() };
+    let verifier = Verifier { rule, provider: provider.clone() };
+    Ok((visitor(Arc::new(verifier), provider, JOIN_PROTOCOL)?, seen))
+}
+
+/// The configuration of a member that re-enrols: it recognises managers whatever the time is.
+pub(crate) fn renew_client(identity: &Identity) -> Result<Arc<QuicClientConfig>, String> {
+    let provider = provider();
+    let rule = AnyTime { roots: identity.roots().to_vec(), cluster_id: identity.cluster_id().to_owned() };
+    let verifier = Verifier { rule, provider: provider.clone() };
+    visitor(Arc::new(verifier), provider, RENEW_PROTOCOL)
+}
+
+/// A client without a certificate, for one message each way.
+fn visitor(
+    verifier: Arc<dyn ServerCertVerifier>,
+    provider: Arc<CryptoProvider>,
+    protocol: &[u8],
+) -> Result<Arc<QuicClientConfig>, String> {
     let mut client = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| error.to_string())?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
-    client.alpn_protocols = vec![JOIN_PROTOCOL.to_vec()];
+    client.alpn_protocols = vec![protocol.to_vec()];
     client.resumption = rustls::client::Resumption::disabled();
-    Ok((Arc::new(QuicClientConfig::try_from(client).map_err(|error| error.to_string())?), seen))
+    Ok(Arc::new(QuicClientConfig::try_from(client).map_err(|error| error.to_string())?))
 }
 
 /// The name that a joiner asks for: only managers' certificates carry it.
@@ -94,7 +120,7 @@ pub(crate) fn join_server_name() -> &'static str {
 }
 
 /// AES first where the processor does it, ChaCha20 first where it would be done by hand.
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     let mut provider = ring::default_provider();
     let first = if has_aes() {
         CipherSuite::TLS13_AES_128_GCM_SHA256
@@ -114,14 +140,19 @@ fn has_aes() -> bool {
     return false;
 }
 
-fn roots(ca: &CertificateDer<'static>) -> Result<RootCertStore, rustls::Error> {
-    let mut roots = RootCertStore::empty();
-    roots.add(ca.clone())?;
-    Ok(roots)
+/// Whom a visitor takes for a manager of the swarm.
+trait Rule: std::fmt::Debug + Send + Sync {
+    fn judge(
+        &self,
+        leaf: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<(), rustls::Error>;
 }
 
 /// Trusts exactly the CA of a digest: the server must show that CA's certificate behind its own, and be a manager
-/// under it.
+/// under it. While the swarm changes its CA, more than one is shown.
 #[derive(Debug)]
 struct PinnedCa {
     expected: CaDigest,
@@ -129,16 +160,16 @@ struct PinnedCa {
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for PinnedCa {
-    fn verify_server_cert(
+impl Rule for PinnedCa {
+    fn judge(
         &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
+        leaf: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
         server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
         now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let Some(ca) = intermediates.last() else {
+    ) -> Result<(), rustls::Error> {
+        let expected = |other: &&CertificateDer<'_>| CaDigest::of(other) == self.expected;
+        let Some(ca) = others.iter().find(expected).or(others.last()) else {
             return Err(rustls::Error::General("the server showed no CA certificate".into()));
         };
         let digest = CaDigest::of(ca);
@@ -149,11 +180,57 @@ impl ServerCertVerifier for PinnedCa {
                 self.expected
             )));
         }
-        let roots = Arc::new(roots(&ca.clone().into_owned())?);
+        let roots = Arc::new(chain::root_store(&[ca.clone().into_owned()])?);
         let verifier = WebPkiServerVerifier::builder_with_provider(roots, self.provider.clone())
             .build()
             .map_err(|error| rustls::Error::General(error.to_string()))?;
-        verifier.verify_server_cert(end_entity, &[], server_name, ocsp_response, now)
+        verifier.verify_server_cert(leaf, others, server_name, &[], now).map(drop)
+    }
+}
+
+/// Trusts managers of this swarm, however old their certificates are or seem.
+#[derive(Debug)]
+struct AnyTime {
+    roots: Vec<CertificateDer<'static>>,
+    cluster_id: String,
+}
+
+impl Rule for AnyTime {
+    fn judge(
+        &self,
+        leaf: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        chain::verify(leaf, others, &self.roots)?;
+        let peer = PeerIdentity::from_certificate(leaf)
+            .map_err(|error| rustls::Error::General(error.to_string()))?;
+        if peer.role != Role::Manager || peer.cluster_id != self.cluster_id {
+            return Err(rustls::Error::General("the server is no manager of this swarm".into()));
+        }
+        Ok(())
+    }
+}
+
+/// A rule with the proofs of possession that every one of them needs.
+#[derive(Debug)]
+struct Verifier<R> {
+    rule: R,
+    provider: Arc<CryptoProvider>,
+}
+
+impl<R: Rule> ServerCertVerifier for Verifier<R> {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.rule.judge(end_entity, intermediates, server_name, now)?;
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

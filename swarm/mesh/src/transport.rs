@@ -84,6 +84,7 @@ impl Transports {
         let (crypto, transport) = match purpose {
             Purpose::Mesh(class) => (tls.mesh_server.clone(), &self.classes[class.index()]),
             Purpose::Join => (tls.join_server.clone(), &self.join),
+            Purpose::Renew => (tls.renew_server.clone(), &self.join),
         };
         let mut config = ServerConfig::with_crypto(crypto);
         config
@@ -112,9 +113,17 @@ pub(crate) fn endpoint_config(identity: &Identity) -> EndpointConfig {
 }
 
 pub(crate) fn join_client(crypto: Arc<quinn::crypto::rustls::QuicClientConfig>) -> ClientConfig {
+    visitor(crypto, Purpose::Join)
+}
+
+/// For one stream with one message each way.
+pub(crate) fn visitor(
+    crypto: Arc<quinn::crypto::rustls::QuicClientConfig>,
+    purpose: Purpose,
+) -> ClientConfig {
     let mut config = ClientConfig::new(crypto);
     config.transport_config(Arc::new(joining()));
-    config.initial_dst_cid_provider(Arc::new(|| Purpose::Join.new_cid()));
+    config.initial_dst_cid_provider(Arc::new(move || purpose.new_cid()));
     config
 }
 

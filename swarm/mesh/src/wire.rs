@@ -6,6 +6,7 @@
 use bytes::{BufMut as _, Bytes, BytesMut};
 
 use crate::class::Class;
+use crate::epoch::{EpochProof, MAX_PROOF};
 use crate::frame::{FrameError, read_bytes};
 use crate::handler::RemoteError;
 
@@ -15,8 +16,8 @@ const VERSION: u8 = 1;
 pub const MAX_BODY: usize = 16 << 20;
 /// Text of a refusal, bytes.
 const MAX_MESSAGE: usize = 4 << 10;
-/// A hello is 17 bytes.
-const MAX_HELLO: usize = 64;
+/// A hello: 9 bytes and the proof of an epoch.
+const MAX_HELLO: usize = 64 + MAX_PROOF;
 
 /// What a stream is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +26,7 @@ pub(crate) enum StreamType {
     Request,
     Stream,
     Join,
+    Renew,
 }
 
 /// How a stream opens.
@@ -36,11 +38,13 @@ pub(crate) struct Opening {
 }
 
 /// First message of a connection, both ways.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Hello {
     /// Random per process: tells a restarted peer from one that dials twice.
     pub(crate) incarnation: u64,
     pub(crate) class: Class,
+    /// The epoch that the sender is in, if the swarm was ever recovered. Not verified yet.
+    pub(crate) epoch: Option<EpochProof>,
 }
 
 /// What a heartbeat says of the connection it runs on.
@@ -74,11 +78,13 @@ impl StreamType {
             Self::Request => 1,
             Self::Stream => 2,
             Self::Join => 3,
+            Self::Renew => 4,
         }
     }
 
     fn from_code(code: u8) -> Option<Self> {
-        [Self::Hello, Self::Request, Self::Stream, Self::Join].into_iter().find(|known| known.code() == code)
+        let all = [Self::Hello, Self::Request, Self::Stream, Self::Join, Self::Renew];
+        all.into_iter().find(|known| known.code() == code)
     }
 }
 
@@ -150,11 +156,33 @@ pub(crate) async fn read_answer(
 }
 
 impl Hello {
-    pub(crate) fn encode(self) -> Bytes {
-        let mut body = BytesMut::with_capacity(9);
+    pub(crate) fn encode(&self) -> Bytes {
+        let proof = self.epoch.as_ref().map(EpochProof::encode).unwrap_or_default();
+        let mut body = BytesMut::with_capacity(11 + proof.len());
         body.put_u8(self.class.mark());
         body.put_u64(self.incarnation);
+        // Bounded by MAX_PROOF when it was made.
+        body.put_u16(u16::try_from(proof.len()).unwrap_or(0));
+        body.put_slice(&proof);
         body.freeze()
+    }
+
+    pub(crate) fn epoch_number(&self) -> u64 {
+        self.epoch.as_ref().map_or(0, EpochProof::number)
+    }
+
+    pub(crate) fn decode(body: &[u8]) -> Option<Self> {
+        let (mark, rest) = body.split_first()?;
+        let (incarnation, rest) = rest.split_first_chunk::<8>()?;
+        let epoch = match rest.split_first_chunk::<2>() {
+            None => None,
+            Some((len, rest)) => match usize::from(u16::from_be_bytes(*len)) {
+                0 => None,
+                // Bytes that a later version appends are ignored.
+                len => Some(EpochProof::decode(rest.get(..len)?)?),
+            },
+        };
+        Some(Self { class: Class::from_mark(*mark)?, incarnation: u64::from_be_bytes(*incarnation), epoch })
     }
 
     pub(crate) async fn read(recv: &mut quinn::RecvStream) -> Result<Self, WireError> {
@@ -163,13 +191,7 @@ impl Hello {
             return Err(WireError::Hello);
         }
         let body = read_bytes(recv, opening.len).await?;
-        // Bytes that a later version appends are ignored.
-        let (mark, rest) = body.split_first().ok_or(WireError::Hello)?;
-        let incarnation = rest.first_chunk::<8>().ok_or(WireError::Hello)?;
-        Ok(Self {
-            class: Class::from_mark(*mark).ok_or(WireError::Hello)?,
-            incarnation: u64::from_be_bytes(*incarnation),
-        })
+        Self::decode(&body).ok_or(WireError::Hello)
     }
 }
 

@@ -104,6 +104,11 @@ impl Folders {
         self.root.join("identity")
     }
 
+    /// The keys that everything else is sealed with.
+    pub(crate) fn vault(&self) -> PathBuf {
+        self.root.join("keys")
+    }
+
     /// Raft's log and snapshots.
     pub(crate) fn raft(&self) -> PathBuf {
         self.root.join("raft")

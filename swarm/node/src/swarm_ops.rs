@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use skep_mesh::{CertificateAuthority, Identity, JoinOptions, JoinToken, NewKey, Role, join, random_id};
 use skep_raft::{ProposeError, RaftNode, raft_id};
 use skep_runtime::keeper::ClientError;
+use skep_seal::Vault;
 use skep_state::object::{IpamConfig, Raft};
 use skep_state::spec::{Availability, ClusterSpec, NodeRole, NodeSpec};
 use skep_state::{Change, Cluster, Conflict, JoinTokens, Network, Node, NodeState, NodeStatus, Transaction};
@@ -148,7 +149,8 @@ pub(crate) async fn resume(local: &Local) -> Result<Option<Membership>, NodeErro
     let record = durable::read_json::<Member>(&folders.record())
         .map_err(NodeError::internal("cannot read this node's membership"))?;
     let Some(member) = record else { return Ok(None) };
-    let identity = Identity::load(&folders.identity())
+    let vault = Vault::open(&folders.vault(), None).map_err(NodeError::internal("cannot open this node's keys"))?;
+    let identity = Identity::load(&folders.identity(), &vault)
         .map_err(NodeError::internal("cannot read this node's identity"))?;
     let record = Record::new(&folders, member, true);
     Membership::start(local, identity, record, None).await.map(Some)
@@ -165,8 +167,10 @@ async fn begin(
     // What a half-finished join or a torn-down membership may have left.
     forget(local);
     let made = async {
+        let vault = Vault::create(&folders.vault(), None)
+            .map_err(NodeError::internal("cannot make this node's keys"))?;
         identity
-            .save(&folders.identity())
+            .save(&folders.identity(), &vault)
             .map_err(NodeError::internal("cannot save this node's identity"))?;
         let record = Record::new(&folders, member.clone(), false);
         let membership = Membership::start(local, identity, record, first).await?;

@@ -98,14 +98,14 @@ async fn waiting_for_a_peer_that_is_not_there_is_bounded() {
 async fn a_body_that_nobody_takes_does_not_outlast_the_timeout() {
     let swarm = Swarm::new();
     let a = swarm.node("node-a").await;
-    let tls = TlsConfigs::new(&swarm.identity("node-b", Role::Manager)).unwrap();
+    let tls = TlsConfigs::new(&swarm.identity("node-b", Role::Manager), &crate::SwarmClock::new()).unwrap();
     let config = Transports::new(1452).server(Purpose::Mesh(Class::Control), &tls);
     let deaf = Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
     a.mesh.set_peer("node-b", PeerConfig { addresses: vec![deaf.local_addr().unwrap()], keep: true });
     let connection = deaf.accept().await.unwrap().await.unwrap();
     let (mut send, mut recv) = connection.accept_bi().await.unwrap();
     Hello::read(&mut recv).await.unwrap();
-    let hello = Hello { incarnation: 1, class: Class::Control };
+    let hello = Hello { incarnation: 1, class: Class::Control, epoch: None };
     send.write_all_chunks(&mut opening(StreamType::Hello, 0, hello.encode())).await.unwrap();
     send.finish().unwrap();
     until("connected", || a.mesh.is_connected("node-b")).await;

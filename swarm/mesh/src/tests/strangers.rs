@@ -10,6 +10,7 @@ use quinn::{Endpoint, EndpointConfig, TokioRuntime};
 
 use super::support::{ECHO, PATIENCE, Swarm, until};
 use crate::class::{Class, Purpose};
+use crate::clock::SwarmClock;
 use crate::error::RequestError;
 use crate::identity::Role;
 use crate::mesh::PeerConfig;
@@ -87,11 +88,11 @@ async fn a_joiners_connection_takes_no_requests() {
 async fn a_wrong_class_is_closed() {
     let swarm = Swarm::new();
     let a = swarm.node("node-a").await;
-    let tls = TlsConfigs::new(&swarm.identity("node-b", Role::Worker)).unwrap();
+    let tls = TlsConfigs::new(&swarm.identity("node-b", Role::Worker), &SwarmClock::new()).unwrap();
     let config = Transports::new(1452).client(Class::Data, &tls);
     let connection = bare_endpoint().connect_with(config, a.addr, "node-a").unwrap().await.unwrap();
     let (mut send, _recv) = connection.open_bi().await.unwrap();
-    let hello = Hello { incarnation: 1, class: Class::Control };
+    let hello = Hello { incarnation: 1, class: Class::Control, epoch: None };
     send.write_all_chunks(&mut opening(StreamType::Hello, 0, hello.encode())).await.unwrap();
     let reason = tokio::time::timeout(PATIENCE, connection.closed()).await.unwrap();
     assert!(matches!(reason, quinn::ConnectionError::ApplicationClosed(_)), "{reason:?}");
