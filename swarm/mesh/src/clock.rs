@@ -10,6 +10,7 @@ use rustls::time_provider::TimeProvider;
 /// The time that certificates are judged by: this host's clock and an offset. Clones share the offset.
 #[derive(Debug, Clone, Default)]
 pub struct SwarmClock {
+    skew: i64,
     offset: Arc<AtomicI64>,
 }
 
@@ -19,13 +20,19 @@ impl SwarmClock {
         Self::default()
     }
 
+    /// A clock that takes this host's for wrong by so many seconds: they are added to it before anything else.
+    pub fn with_skew(seconds: i64) -> Self {
+        Self { skew: seconds, ..Self::default() }
+    }
+
+    /// This host's time, without the offset.
+    pub fn host_time(&self) -> SystemTime {
+        moved(SystemTime::now(), self.skew)
+    }
+
     /// The time. Before 1970 it is 1970.
     pub fn now(&self) -> SystemTime {
-        let offset = self.offset();
-        let distance = Duration::from_secs(offset.unsigned_abs());
-        let now = SystemTime::now();
-        let moved = if offset < 0 { now.checked_sub(distance) } else { now.checked_add(distance) };
-        moved.unwrap_or(now).max(SystemTime::UNIX_EPOCH)
+        moved(self.host_time(), self.offset())
     }
 
     /// Moves the clock: `seconds` are added to this host's time, at once and for all clones.
@@ -37,6 +44,12 @@ impl SwarmClock {
     pub fn offset(&self) -> i64 {
         self.offset.load(Ordering::Relaxed)
     }
+}
+
+fn moved(time: SystemTime, seconds: i64) -> SystemTime {
+    let distance = Duration::from_secs(seconds.unsigned_abs());
+    let moved = if seconds < 0 { time.checked_sub(distance) } else { time.checked_add(distance) };
+    moved.unwrap_or(time).max(SystemTime::UNIX_EPOCH)
 }
 
 impl TimeProvider for SwarmClock {

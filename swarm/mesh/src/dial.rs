@@ -78,17 +78,18 @@ async fn run(inner: Arc<Inner>, peer: Arc<Peer>, class: Class) {
     }
 }
 
-/// Dials once more although a connection is up, as when both sides dial at once.
+/// Dials once more although a connection is up, as when both sides dial at once. Whether it came up.
 #[cfg(test)]
-pub(crate) async fn again(inner: &Arc<Inner>, peer: &Arc<Peer>, class: Class) {
+pub(crate) async fn again(inner: &Arc<Inner>, peer: &Arc<Peer>, class: Class) -> bool {
     for address in peer.addresses() {
         if let Ok((connection, identity)) = shake_hands(inner, &peer.node_id, class, address).await
             && let Ok((link, _)) = greet(inner, connection, identity, class).await
             && serve::start(inner, peer, link).is_ok()
         {
-            return;
+            return true;
         }
     }
+    false
 }
 
 /// Dials until a connection is up, whoever dialled it, or nothing wants one any more.

@@ -169,7 +169,7 @@ impl Rule for PinnedCa {
         now: UnixTime,
     ) -> Result<(), rustls::Error> {
         let expected = |other: &&CertificateDer<'_>| CaDigest::of(other) == self.expected;
-        let Some(ca) = others.iter().find(expected).or(others.last()) else {
+        let Some(ca) = others.iter().find(expected).or_else(|| others.last()) else {
             return Err(rustls::Error::General("the server showed no CA certificate".into()));
         };
         let digest = CaDigest::of(ca);

@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 
 use crate::ca::{CertificateAuthority, DEFAULT_VALIDITY};
 use crate::class::Class;
+use crate::epoch::EpochProof;
 use crate::frame::{read_frame, write_frame};
 use crate::handler::{Handler, RemoteError};
 use crate::identity::{Identity, NewKey, PeerIdentity, Role};
@@ -28,7 +29,7 @@ pub(super) const HOLD: u16 = 3;
 pub(super) const HUGE: u16 = 4;
 
 pub(super) struct Swarm {
-    pub(super) ca: CertificateAuthority,
+    pub(super) ca: Arc<CertificateAuthority>,
     pub(super) token: JoinToken,
 }
 
@@ -47,20 +48,53 @@ pub(super) struct Recorder {
     /// `HOLD` requests wait here.
     pub(super) gate: Semaphore,
     pub(super) changes: Mutex<Vec<(String, bool)>>,
-    issuer: Option<(CertificateAuthority, JoinToken)>,
+    /// What the mesh reported: epochs, and who asked for a new certificate with which key.
+    pub(super) epochs: Mutex<Vec<u64>>,
+    pub(super) reenrolled: Mutex<Vec<(String, String)>>,
+    pub(super) issuer: Mutex<Issuer>,
+}
+
+/// How a manager admits nodes.
+#[derive(Clone)]
+pub(super) struct Issuer {
+    pub(super) ca: Arc<CertificateAuthority>,
+    pub(super) token: JoinToken,
+    pub(super) trust_pem: String,
+    /// Nodes that get no new certificate.
+    pub(super) removed: Vec<String>,
+}
+
+impl Issuer {
+    fn sign(&self, csr_pem: &str, node_id: &str, at: SystemTime) -> Result<JoinReply, RemoteError> {
+        let chain_pem = self
+            .ca
+            .sign_csr(csr_pem, node_id, "cluster", Role::Worker, at, DEFAULT_VALIDITY)
+            .map_err(|error| RemoteError::new(2, error.to_string()))?;
+        Ok(JoinReply { chain_pem, ca_pem: self.trust_pem.clone(), extra: Bytes::new() })
+    }
 }
 
 impl Swarm {
     pub(super) fn new() -> Self {
-        let ca = CertificateAuthority::generate(SystemTime::now()).unwrap();
+        let ca = Arc::new(CertificateAuthority::generate(SystemTime::now()).unwrap());
         let token = JoinToken::generate(ca.digest(), rand::random());
         Self { ca, token }
     }
 
     pub(super) fn identity(&self, node_id: &str, role: Role) -> Identity {
+        self.identity_at(node_id, role, SystemTime::now(), DEFAULT_VALIDITY)
+    }
+
+    /// As if signed at another time.
+    pub(super) fn identity_at(
+        &self,
+        node_id: &str,
+        role: Role,
+        at: SystemTime,
+        validity: Duration,
+    ) -> Identity {
         let key = NewKey::generate().unwrap();
-        let now = SystemTime::now();
-        let chain = self.ca.sign_csr(key.csr_pem(), node_id, "cluster", role, now, DEFAULT_VALIDITY).unwrap();
+        let chain = self.ca.sign_csr(key.csr_pem(), node_id, "cluster", role, at, validity).unwrap();
         Identity::from_pem(key.key_pem(), &chain, self.ca.certificate_pem()).unwrap()
     }
 
@@ -69,7 +103,11 @@ impl Swarm {
     }
 
     pub(super) async fn start(&self, identity: Identity, port: u16) -> Node {
-        let ca = CertificateAuthority::from_pem(self.ca.certificate_pem(), &self.ca.key_pem()).unwrap();
+        let listen = (Ipv4Addr::LOCALHOST, port).into();
+        self.start_with(MeshConfig { listen, ..MeshConfig::new(identity) }).await
+    }
+
+    pub(super) async fn start_with(&self, config: MeshConfig) -> Node {
         let handler = Arc::new(Recorder {
             datagrams: AtomicUsize::new(0),
             datagram_bytes: AtomicUsize::new(0),
@@ -78,9 +116,15 @@ impl Swarm {
             refuse_all: AtomicBool::new(false),
             gate: Semaphore::new(0),
             changes: Mutex::default(),
-            issuer: Some((ca, self.token.clone())),
+            epochs: Mutex::default(),
+            reenrolled: Mutex::default(),
+            issuer: Mutex::new(Issuer {
+                ca: self.ca.clone(),
+                token: self.token.clone(),
+                trust_pem: self.ca.certificate_pem().to_owned(),
+                removed: Vec::new(),
+            }),
         });
-        let config = MeshConfig { listen: (Ipv4Addr::LOCALHOST, port).into(), ..MeshConfig::new(identity) };
         // A port that was just given up may take a moment.
         let mut tries = 0;
         let mesh = loop {
@@ -175,15 +219,31 @@ impl Handler for Recorder {
 
     async fn join(&self, _remote: SocketAddr, request: JoinRequest) -> Result<JoinReply, RemoteError> {
         self.joins.fetch_add(1, Ordering::SeqCst);
-        let (ca, token) = self.issuer.as_ref().unwrap();
-        if !request.token.matches(token) {
+        let issuer = self.issuer.lock().clone();
+        if !request.token.matches(&issuer.token) {
             return Err(RemoteError::new(1, "a valid join token is necessary to join this cluster"));
         }
-        let now = SystemTime::now();
-        let chain_pem = ca
-            .sign_csr(&request.csr_pem, "joined", "cluster", Role::Worker, now, DEFAULT_VALIDITY)
-            .map_err(|error| RemoteError::new(2, error.to_string()))?;
-        Ok(JoinReply { chain_pem, ca_pem: ca.certificate_pem().to_owned(), extra: request.extra })
+        let reply = issuer.sign(&request.csr_pem, "joined", SystemTime::now())?;
+        Ok(JoinReply { extra: request.extra, ..reply })
+    }
+
+    fn superseded(&self, proof: EpochProof) {
+        self.epochs.lock().push(proof.number());
+    }
+
+    async fn reenrol(
+        &self,
+        _remote: SocketAddr,
+        peer: PeerIdentity,
+        key_digest: String,
+        csr_pem: String,
+    ) -> Result<JoinReply, RemoteError> {
+        let issuer = self.issuer.lock().clone();
+        self.reenrolled.lock().push((peer.node_id.clone(), key_digest));
+        if issuer.removed.contains(&peer.node_id) {
+            return Err(RemoteError::new(1, "this node is not in the swarm's list of nodes"));
+        }
+        issuer.sign(&csr_pem, &peer.node_id, SystemTime::now())
     }
 }
 
