@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use skep_mesh::{Class, PeerIdentity, Role};
-use skep_raft::{RaftNode, Subscription};
+use skep_raft::Subscription;
 use skep_state::State;
 use skep_state::spec::NodeRole;
 use tokio::sync::watch;
@@ -54,8 +54,9 @@ pub(crate) enum From {
 }
 
 /// Every message that there is.
-pub(crate) const TABLE: [(Message, &str, From); 7] = [
+pub(crate) const TABLE: [(Message, &str, From); 8] = [
     (Message::Request(rpc::RAFT), "raft", From::Managers),
+    (Message::Request(rpc::BACKUP), "backup", From::Managers),
     (Message::Request(rpc::IMAGE), "image", From::Members),
     (Message::Request(rpc::LEAVE), "leave", From::Itself),
     (Message::Request(rpc::CERTIFICATE), "certificate", From::Itself),
@@ -121,16 +122,49 @@ impl Standing {
     }
 }
 
+/// What a leader tells this node of the others.
+pub(crate) trait Told: Send + Sync {
+    /// All nodes, as they were told last.
+    fn nodes(&self) -> BTreeMap<String, NodeRoute>;
+
+    /// Whether any node is known, and whether this one is and is a manager.
+    fn node(&self, node_id: &str) -> (bool, Option<bool>);
+
+    /// Whether a leader keeps it current at the moment.
+    fn is_current(&self) -> bool;
+
+    /// Follows both.
+    fn subscribe(&self) -> watch::Receiver<()>;
+}
+
+impl Told for Agent {
+    fn nodes(&self) -> BTreeMap<String, NodeRoute> {
+        self.view(|view| view.nodes.clone())
+    }
+
+    fn node(&self, node_id: &str) -> (bool, Option<bool>) {
+        self.view(|view| (!view.nodes.is_empty(), view.nodes.get(node_id).map(|route| route.manager)))
+    }
+
+    fn is_current(&self) -> bool {
+        Self::is_current(self)
+    }
+
+    fn subscribe(&self) -> watch::Receiver<()> {
+        Self::subscribe(self)
+    }
+}
+
 /// What this node knows of the swarm's nodes, from the best source at hand.
 pub(crate) struct Directory {
-    agent: Arc<Agent>,
+    told: Arc<dyn Told>,
     manager: Arc<ManagerSlot>,
 }
 
 impl Directory {
     /// Over both sources.
-    pub(crate) fn new(agent: Arc<Agent>, manager: Arc<ManagerSlot>) -> Self {
-        Self { agent, manager }
+    pub(crate) fn new(told: Arc<dyn Told>, manager: Arc<ManagerSlot>) -> Self {
+        Self { told, manager }
     }
 
     /// What is known of a peer.
@@ -143,16 +177,14 @@ impl Directory {
         if committed.current && committed.anything {
             return committed;
         }
-        let told = self.agent.view(|view| {
-            let route = view.nodes.get(node_id);
-            Standing {
-                listed: route.is_some(),
-                manager: route.is_some_and(|route| route.manager),
-                removed: committed.removed,
-                current: self.agent.is_current(),
-                anything: !view.nodes.is_empty(),
-            }
-        });
+        let (anything, manager) = self.told.node(node_id);
+        let told = Standing {
+            listed: manager.is_some(),
+            manager: manager == Some(true),
+            removed: committed.removed,
+            current: self.told.is_current(),
+            anything,
+        };
         best(committed, told)
     }
 
@@ -191,17 +223,17 @@ impl Directory {
         let committed = raft.as_ref().map(|raft| raft.read(routes)).unwrap_or_default();
         let current = raft.is_some_and(|raft| raft.leader().is_some());
         // Without a leader a manager goes by its own state: the managers must reach each other before anybody leads.
-        if !committed.is_empty() && (current || !self.agent.is_current()) {
+        if !committed.is_empty() && (current || !self.told.is_current()) {
             return committed;
         }
-        self.agent.view(|view| view.nodes.clone())
+        self.told.nodes()
     }
 
     /// Follows what is known. What is read after this call and differs later is announced.
     pub(crate) fn changes(&self) -> Changes {
         let parts = self.manager.subscribe();
         let part = parts.borrow().clone();
-        Changes { told: self.agent.subscribe(), parts, committed: part.as_deref().map(Committed::new) }
+        Changes { told: self.told.subscribe(), parts, committed: part.as_deref().map(Committed::new) }
     }
 }
 
@@ -213,15 +245,13 @@ pub(crate) struct Changes {
 }
 
 struct Committed {
-    raft: RaftNode,
     updates: Subscription,
     leadership: watch::Receiver<skep_raft::Leadership>,
 }
 
 impl Committed {
     fn new(part: &ManagerPart) -> Self {
-        let raft = part.raft.clone();
-        Self { updates: raft.subscribe(), leadership: raft.watch_leader(), raft }
+        Self { updates: part.raft.subscribe(), leadership: part.raft.watch_leader() }
     }
 
     async fn next(&mut self) {

@@ -18,6 +18,8 @@ pub struct NodeConfig {
     pub listen: SocketAddr,
     /// The command with which the keeper starts a daemon that died without saying goodbye; empty: it does not.
     pub respawn: Vec<std::ffi::OsString>,
+    /// Seconds to add to this host's clock where certificates are concerned, for a host whose clock cannot be set.
+    pub clock_offset: i64,
     /// Version of this program.
     pub version: String,
 }

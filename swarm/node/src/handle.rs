@@ -2,13 +2,14 @@
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use parking_lot::{Mutex, RwLock};
 use skep_image::Store;
-use skep_mesh::JoinToken;
+use skep_mesh::SwarmClock;
 use skep_raft::{ProposeError, RaftNode};
 use skep_runtime::keeper::{ContainerStatus, KeeperOptions};
 use skep_state::spec::{Availability, ClusterSpec, NodeRole};
@@ -17,7 +18,7 @@ use skep_state::{State, Timestamp, Transaction};
 use crate::agent::Exits;
 use crate::keeper::Keeper;
 use crate::membership::{Local, Membership};
-use crate::{NodeConfig, NodeError, clock, host, swarm_ops};
+use crate::{NodeConfig, NodeError, RecoverRequest, clock, host, swarm_ops};
 
 /// Pauses before a membership that could not be taken up is tried again: from this …
 const RESUME_FIRST: Duration = Duration::from_secs(1);
@@ -27,18 +28,20 @@ const RESUME_MOST: Duration = Duration::from_secs(30);
 /// One node of a swarm, or a node that is in none yet. Cheap to clone.
 #[derive(Clone)]
 pub struct Node {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-struct Inner {
-    local: Local,
+pub(crate) struct Inner {
+    pub(crate) local: Local,
     /// Held for the process' life: one daemon for each `--run`.
     _lock: Flock<File>,
-    membership: RwLock<Option<Arc<Membership>>>,
+    pub(crate) membership: RwLock<Option<Arc<Membership>>>,
     /// Why a membership on disk could not be taken up again.
-    error: Mutex<String>,
+    pub(crate) error: Mutex<String>,
+    /// Whether the membership on disk waits for the unlock key.
+    pub(crate) locked: AtomicBool,
     /// One `init`, `join` or `leave` at a time.
-    changing: tokio::sync::Mutex<()>,
+    pub(crate) changing: tokio::sync::Mutex<()>,
 }
 
 /// `swarm init`.
@@ -179,6 +182,7 @@ impl Node {
                 _lock: lock,
                 membership: RwLock::new(None),
                 error: Mutex::new(String::new()),
+                locked: AtomicBool::new(false),
                 changing: tokio::sync::Mutex::new(()),
             }),
         };
@@ -190,9 +194,16 @@ impl Node {
 
     /// Goes on with the membership on disk; false when it must be tried again.
     async fn resume(&self) -> bool {
-        match swarm_ops::resume(&self.inner.local).await {
+        match swarm_ops::resume(&self.inner.local, None).await {
             Ok(membership) => {
                 *self.inner.membership.write() = membership.map(Arc::new);
+                self.inner.error.lock().clear();
+                true
+            }
+            // Nothing to try again: it takes a person.
+            Err(NodeError::Locked) => {
+                tracing::warn!("this manager is locked until it gets the swarm's unlock key");
+                self.inner.locked.store(true, Ordering::Release);
                 self.inner.error.lock().clear();
                 true
             }
@@ -256,7 +267,11 @@ impl Node {
             return SwarmInfo {
                 node_id: String::new(),
                 node_addr: String::new(),
-                local_state: if error.is_empty() { LocalState::Inactive } else { LocalState::Error },
+                local_state: match (self.is_locked(), error.is_empty()) {
+                    (true, _) => LocalState::Locked,
+                    (false, true) => LocalState::Inactive,
+                    (false, false) => LocalState::Error,
+                },
                 control_available: false,
                 error,
                 remote_managers: Vec::new(),
@@ -293,6 +308,14 @@ impl Node {
     }
 
     async fn init(&self, request: InitRequest) -> Result<String, NodeError> {
+        if request.force_new_cluster && self.membership().is_some() {
+            let request = RecoverRequest {
+                listen_addr: request.listen_addr,
+                advertise_addr: request.advertise_addr,
+                unlock_key: None,
+            };
+            return self.recover(request).await;
+        }
         let _changing = self.inner.changing.lock().await;
         self.refuse_if_member()?;
         let membership = Arc::new(swarm_ops::init(&self.inner.local, request).await?);
@@ -325,11 +348,15 @@ impl Node {
     async fn leave(&self, force: bool) -> Result<(), NodeError> {
         let _changing = self.inner.changing.lock().await;
         let Some(membership) = self.membership() else {
-            if self.inner.error.lock().is_empty() {
+            if self.inner.error.lock().is_empty() && !self.is_locked() {
                 return Err(NodeError::NotPartOfSwarm);
+            }
+            if self.is_locked() && !force {
+                return Err(NodeError::Locked);
             }
             swarm_ops::forget_all(&self.inner.local).await;
             self.inner.error.lock().clear();
+            self.inner.locked.store(false, Ordering::Release);
             return Ok(());
         };
         if membership.raft().is_some() && !force {
@@ -348,11 +375,7 @@ impl Node {
     /// Commits a transaction (through the leader, wherever it is) and returns its index once this manager has
     /// applied it, so that a `read` sees it.
     pub async fn write(&self, transaction: Transaction) -> Result<u64, NodeError> {
-        self.raft()?.propose(transaction).await.map_err(|error| match error {
-            ProposeError::Conflict(conflict) => NodeError::Conflict(conflict),
-            ProposeError::NoLeader => NodeError::NoLeader,
-            other => NodeError::Unavailable(other.to_string()),
-        })
+        self.raft()?.propose(transaction).await.map_err(refused)
     }
 
     /// The place in Raft of a node, if it is a manager.
@@ -364,11 +387,14 @@ impl Node {
             node.addresses.first().cloned()
         })?;
         let heard = node_id == membership.node_id() || membership.mesh.is_connected(node_id);
-        Some(ManagerStatus {
-            leader: raft.leader().as_deref() == Some(node_id),
-            reachability: if heard { Reachability::Reachable } else { Reachability::Unreachable },
-            addr,
-        })
+        // A manager that was promoted a moment ago has no vote yet: it does not count for a majority.
+        let votes = raft.members().iter().any(|member| member.voter && member.node_id == node_id);
+        let reachability = match (votes, heard) {
+            (true, true) => Reachability::Reachable,
+            (true, false) => Reachability::Unreachable,
+            (false, _) => Reachability::Unknown,
+        };
+        Some(ManagerStatus { leader: raft.leader().as_deref() == Some(node_id), reachability, addr })
     }
 
     /// Whether some node of the swarm (or this one) has an image, so that tasks can run it.
@@ -394,8 +420,8 @@ impl Node {
 
     /// A new random join token for the swarm: `SWMTKN-1-…`.
     pub fn new_join_token(&self) -> Result<String, NodeError> {
-        let membership = self.membership().ok_or(NodeError::NotInSwarm)?;
-        Ok(JoinToken::generate(membership.identity().ca_digest(), rand::random()).to_string())
+        let membership = self.membership().ok_or_else(|| self.why_not_in_swarm())?;
+        crate::manager::new_token(membership.identity().trust_pem())
     }
 
     /// This moment.
@@ -418,12 +444,21 @@ impl Node {
     }
 
     pub(crate) fn raft(&self) -> Result<RaftNode, NodeError> {
-        let membership = self.membership().ok_or(NodeError::NotInSwarm)?;
+        let membership = self.membership().ok_or_else(|| self.why_not_in_swarm())?;
         membership.raft().ok_or(NodeError::NotManager)
     }
 
+    /// Whether this node waits for the unlock key.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.inner.locked.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn why_not_in_swarm(&self) -> NodeError {
+        if self.is_locked() { NodeError::Locked } else { NodeError::NotInSwarm }
+    }
+
     fn refuse_if_member(&self) -> Result<(), NodeError> {
-        let member = self.membership().is_some() || !self.inner.error.lock().is_empty();
+        let member = self.membership().is_some() || !self.inner.error.lock().is_empty() || self.is_locked();
         if member { Err(NodeError::AlreadyInSwarm) } else { Ok(()) }
     }
 
@@ -453,6 +488,15 @@ impl Node {
     }
 }
 
+/// The class of a refusal by Raft.
+pub(crate) fn refused(error: ProposeError) -> NodeError {
+    match error {
+        ProposeError::Conflict(conflict) => NodeError::Conflict(conflict),
+        ProposeError::NoLeader => NodeError::NoLeader,
+        other => NodeError::Unavailable(other.to_string()),
+    }
+}
+
 /// Tries again to take a membership up: an address that is not there yet, a port that is still taken. Ends when that
 /// worked, when somebody left the swarm meanwhile, or with the node.
 async fn resume_later(inner: Weak<Inner>) {
@@ -472,7 +516,7 @@ async fn resume_later(inner: Weak<Inner>) {
 
 /// Runs a change of membership to its end even when the client that asked for it goes away: half of one would be
 /// neither in nor out.
-async fn to_the_end<T: Send + 'static>(
+pub(crate) async fn to_the_end<T: Send + 'static>(
     change: impl Future<Output = Result<T, NodeError>> + Send + 'static,
 ) -> Result<T, NodeError> {
     tokio::spawn(change).await.map_err(NodeError::internal("the change of membership broke off"))?
@@ -507,7 +551,8 @@ fn start_local(config: NodeConfig) -> Result<(Local, Flock<File>), NodeError> {
     let command = host::keeper_command(&options);
     let keeper = Keeper::start(options, command).map_err(NodeError::internal("cannot reach the keeper"))?;
     let description = host::description(&config);
-    let local =
-        Local { config, store, keeper: Arc::new(keeper), exits: Arc::new(Exits::default()), description };
+    let clock = SwarmClock::with_skew(config.clock_offset);
+    let (keeper, exits) = (Arc::new(keeper), Arc::new(Exits::default()));
+    let local = Local { config, store, keeper, exits, description, clock };
     Ok((local, lock))
 }

@@ -13,6 +13,8 @@
 mod access;
 mod address;
 mod agent;
+mod backup;
+mod certificates;
 mod clock;
 mod config;
 mod dataplane;
@@ -26,7 +28,9 @@ mod manager;
 mod member;
 mod membership;
 mod mesh_handler;
+mod own_address;
 mod peers;
+mod recover;
 mod role;
 mod rpc;
 mod swarm_admin;

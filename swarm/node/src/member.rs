@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use skep_mesh::EpochProof;
 use skep_state::spec::NodeRole;
 use tokio::sync::watch;
 
@@ -31,6 +32,16 @@ pub(crate) struct Member {
     pub managers: Vec<(String, Vec<String>)>,
     /// Subnets that go over the mesh.
     pub subnets: Vec<String>,
+    /// The proof of the swarm's epoch, as [`EpochProof::encode`] gives it; empty in a swarm that was never recovered.
+    #[serde(default)]
+    pub epoch: Vec<u8>,
+}
+
+impl Member {
+    /// The swarm's epoch as this node knows it; nothing in a swarm that was never recovered.
+    pub(crate) fn epoch(&self) -> Option<EpochProof> {
+        EpochProof::decode(&self.epoch)
+    }
 }
 
 /// The [`Member`] record while the node runs: everybody sees the same one, and what changes is on disk before it counts.
@@ -107,6 +118,11 @@ impl Folders {
     /// The keys that everything else is sealed with.
     pub(crate) fn vault(&self) -> PathBuf {
         self.root.join("keys")
+    }
+
+    /// A worker's copy of the swarm's state.
+    pub(crate) fn backup(&self) -> PathBuf {
+        self.root.join("backup.sealed")
     }
 
     /// Raft's log and snapshots.

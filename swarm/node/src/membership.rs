@@ -5,22 +5,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skep_image::Store;
-use skep_mesh::{Identity, Mesh, MeshConfig, Role};
+use skep_mesh::{Identity, Mesh, MeshConfig, Role, SwarmClock};
 use skep_netns::{HostNetwork, HostNetworkConfig, NamespacePool, Subnet};
 use skep_raft::RaftNode;
+use skep_seal::Vault;
+use skep_state::spec::NodeRole;
 use skep_state::{NodeDescription, NodeState, Transaction};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::access::Directory;
+use crate::access::{Directory, Told};
 use crate::agent::{Agent, AgentContext, Exits, MTU, SessionLoop, Statuses};
+use crate::certificates::Certificates;
 use crate::dataplane::DataPlane;
 use crate::images::Images;
 use crate::keeper::Keeper;
 use crate::manager::{ManagerSlot, peer_config};
 use crate::member::{Folders, Member, Record};
 use crate::mesh_handler::{Datagrams, MeshHandler, Parts};
-use crate::{NodeConfig, NodeError, peers};
+use crate::role::RoleFollower;
+use crate::{NodeConfig, NodeError, own_address, peers};
 
 /// Network namespaces kept ready for containers.
 const NAMESPACES: usize = 4;
@@ -42,6 +46,8 @@ pub(crate) struct Local {
     pub keeper: Arc<Keeper>,
     pub exits: Arc<Exits>,
     pub description: NodeDescription,
+    /// The time that certificates are judged by.
+    pub clock: SwarmClock,
 }
 
 /// A running membership.
@@ -53,6 +59,10 @@ pub(crate) struct Membership {
     pub record: Arc<Record>,
     pub agent: Arc<Agent>,
     pub images: Arc<Images>,
+    /// The keys with which what is on disk is sealed.
+    pub vault: Vault,
+    /// The time that certificates are judged by.
+    pub clock: SwarmClock,
     handler: Arc<MeshHandler>,
     cancel: CancellationToken,
     tracker: TaskTracker,
@@ -65,13 +75,19 @@ impl Membership {
         local: &Local,
         identity: Identity,
         record: Arc<Record>,
+        vault: Vault,
         first: Option<Transaction>,
     ) -> Result<Self, NodeError> {
-        let member = record.get();
+        let (member, folders) = (record.get(), Folders::new(&local.config.root));
         let network_config = network_config(&member)?;
         let subnets = network_config.subnets.clone();
         let handler = Arc::new(MeshHandler::default());
-        let mesh_config = MeshConfig { listen: member.listen, ..MeshConfig::new(identity.clone()) };
+        let mesh_config = MeshConfig {
+            listen: member.listen,
+            clock: local.clock.clone(),
+            epoch: member.epoch(),
+            ..MeshConfig::new(identity.clone())
+        };
         let mesh = Mesh::start(mesh_config, Arc::clone(&handler) as Arc<dyn skep_mesh::Handler>)
             .await
             .map_err(NodeError::internal(format!("cannot listen on {} (UDP)", member.listen)))?;
@@ -84,8 +100,9 @@ impl Membership {
         for (id, addresses) in &member.managers {
             mesh.set_peer(id, peer_config(addresses, true));
         }
-        let manager = ManagerSlot::new(Folders::new(&local.config.root).raft(), mesh.clone());
-        if identity.role() == Role::Manager {
+        let manager = ManagerSlot::new(folders.raft(), mesh.clone(), vault.clone());
+        // The record says worker where the certificate does not yet: on a manager of an epoch that is over.
+        if identity.role() == Role::Manager && member.role == NodeRole::Manager {
             manager.start(first).await?;
         }
         let images = Images::new(local.store.clone(), mesh.clone());
@@ -102,17 +119,25 @@ impl Membership {
             namespaces: NamespacePool::new(NAMESPACES),
             statuses: Statuses::default(),
             exits: Arc::clone(&local.exits),
+            vault: vault.clone(),
             images_used: parking_lot::Mutex::new(std::collections::HashMap::new()),
         };
         let agent = Agent::start(context, Arc::clone(&data)).await;
         let (cancel, tracker) = (CancellationToken::new(), TaskTracker::new());
         let spawn = Spawner { cancel: &cancel, tracker: &tracker };
-        let directory = Arc::new(Directory::new(Arc::clone(&agent), Arc::clone(&manager)));
+        let directory = Arc::new(Directory::new(Arc::clone(&agent) as Arc<dyn Told>, Arc::clone(&manager)));
         handler.set(Parts {
             directory: Arc::clone(&directory),
             manager: Arc::clone(&manager),
             images: Arc::clone(&images),
             data: Arc::clone(&data) as Arc<dyn Datagrams>,
+            clock: local.clock.clone(),
+            identity: {
+                let mesh = mesh.clone();
+                Box::new(move || mesh.identity())
+            },
+            record: Arc::clone(&record),
+            backup: folders.backup(),
         });
         let session = SessionLoop {
             agent: Arc::clone(&agent),
@@ -121,12 +146,34 @@ impl Membership {
             record: Arc::clone(&record),
             description: local.description.clone(),
         };
+        let certificates = Certificates::new(
+            mesh.clone(),
+            local.clock.clone(),
+            Arc::clone(&agent),
+            Arc::clone(&manager),
+            folders,
+            vault.clone(),
+            Arc::clone(&record),
+        );
+        spawn.run(Arc::clone(&certificates).keep());
+        let role = RoleFollower {
+            agent: Arc::clone(&agent),
+            mesh: mesh.clone(),
+            manager: Arc::clone(&manager),
+            record: Arc::clone(&record),
+            certificates,
+        };
+        spawn.run(role.run());
+        let fence = Arc::clone(handler.fence());
+        spawn.run(fence.run(mesh.clone(), Arc::clone(&record), Arc::clone(&manager)));
         spawn.run(Arc::clone(&agent).keep_saved());
         spawn.run(data.run(mesh.clone()));
         spawn.run(session.run());
         spawn.run(peers::follow(directory, mesh.clone(), Arc::clone(&record)));
+        spawn.run(own_address::follow(mesh.clone(), Arc::clone(&record)));
         tracker.close();
-        Ok(Self { mesh, manager, record, agent, images, handler, cancel, tracker })
+        let clock = local.clock.clone();
+        Ok(Self { mesh, manager, record, agent, images, vault, clock, handler, cancel, tracker })
     }
 
     /// This node's ID.
@@ -142,17 +189,6 @@ impl Membership {
     /// Raft, while this node is a manager.
     pub(crate) fn raft(&self) -> Option<RaftNode> {
         self.manager.raft()
-    }
-
-    /// Starts the manager part.
-    pub(crate) async fn become_manager(&self) -> Result<(), NodeError> {
-        self.manager.start(None).await
-    }
-
-    /// Stops the manager part and removes its files.
-    pub(crate) async fn become_worker(&self) -> Result<(), NodeError> {
-        self.manager.stop().await;
-        self.manager.forget().await
     }
 
     /// Waits until this node is served: a manager has its vote and knows the leader, a worker has its assignments.

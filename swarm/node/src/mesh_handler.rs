@@ -2,6 +2,7 @@
 //! send which.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,16 +10,19 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use skep_mesh::{
-    Class, Handler, JoinReply, JoinRequest, PeerIdentity, RecvStream, RemoteError, SendStream,
+    Class, EpochProof, Handler, Identity, JoinReply, JoinRequest, PeerIdentity, RecvStream, RemoteError,
+    SendStream, SwarmClock,
 };
 use skep_state::{NodeState, Transaction};
 use tokio::sync::mpsc;
 
 use crate::access::{Directory, Message, Refused};
-use crate::clock;
 use crate::images::Images;
-use crate::manager::{self, ManagerPart, ManagerSlot};
-use crate::rpc::{self, FromLeader, Hello, ImageQuery, SESSION_QUEUE};
+use crate::manager::{self, Issued, ManagerPart, ManagerSlot};
+use crate::member::Record;
+use crate::recover::Fence;
+use crate::rpc::{self, CertificateRequest, FromLeader, Hello, ImageQuery, SESSION_QUEUE};
+use crate::{backup, clock};
 
 /// Codes of refusals.
 pub(crate) const NOT_ALLOWED: u16 = 10;
@@ -45,6 +49,14 @@ pub(crate) struct Parts {
     pub manager: Arc<ManagerSlot>,
     pub images: Arc<Images>,
     pub data: Arc<dyn Datagrams>,
+    /// The time that certificates are judged by.
+    pub clock: SwarmClock,
+    /// This node's identity as it is now.
+    pub identity: Box<dyn Fn() -> Identity + Send + Sync>,
+    /// What this node remembers of its membership.
+    pub record: Arc<Record>,
+    /// Where a worker keeps its copy of the swarm's state.
+    pub backup: PathBuf,
 }
 
 /// Hands what arrives to the parts of the node.
@@ -53,11 +65,17 @@ pub(crate) struct Parts {
 /// then the mesh's port is free again.
 #[derive(Default)]
 pub(crate) struct MeshHandler {
+    fence: Arc<Fence>,
     parts: RwLock<Option<Arc<Parts>>>,
     complained: Mutex<Option<Instant>>,
 }
 
 impl MeshHandler {
+    /// What is told of later epochs; from the first connection on.
+    pub(crate) fn fence(&self) -> &Arc<Fence> {
+        &self.fence
+    }
+
     /// From now on messages are served.
     pub(crate) fn set(&self, parts: Parts) {
         *self.parts.write() = Some(Arc::new(parts));
@@ -91,6 +109,11 @@ impl MeshHandler {
             }
             Err(reason) => Err(RemoteError::new(NOT_ALLOWED, reason.to_string())),
         }
+    }
+
+    async fn issue(&self, parts: &Parts, node_id: &str, csr_pem: &str) -> Result<Issued, RemoteError> {
+        let part = self.manager()?;
+        manager::issue(&part.raft, &(parts.identity)(), node_id, csr_pem, parts.clock.now()).await
     }
 
     async fn serve_session(
@@ -140,6 +163,21 @@ impl Handler for MeshHandler {
         let parts = self.allow(&peer, Message::Request(kind))?;
         match kind {
             rpc::RAFT => Ok(self.manager()?.raft.handle_rpc(&peer.node_id, body).await),
+            rpc::CERTIFICATE => {
+                let request: CertificateRequest =
+                    rpc::decode(&body).map_err(|error| RemoteError::new(RemoteError::MALFORMED, error))?;
+                let issued = self.issue(&parts, &peer.node_id, &request.csr_pem).await?;
+                Ok(rpc::encode(&issued))
+            }
+            rpc::BACKUP => {
+                let path = parts.backup.clone();
+                let stored = tokio::task::spawn_blocking(move || backup::store(&path, &body)).await;
+                match stored.map_err(|error| error.to_string()) {
+                    Ok(Ok(())) => Ok(Bytes::new()),
+                    Ok(Err(error)) => Err(RemoteError::new(FAILED, error.to_string())),
+                    Err(error) => Err(RemoteError::new(FAILED, error)),
+                }
+            }
             rpc::IMAGE => {
                 let query: ImageQuery =
                     rpc::decode(&body).map_err(|error| RemoteError::new(RemoteError::MALFORMED, error))?;
@@ -207,6 +245,28 @@ impl Handler for MeshHandler {
     }
 
     async fn join(&self, remote: SocketAddr, request: JoinRequest) -> Result<JoinReply, RemoteError> {
-        manager::admit(&self.manager()?.raft, remote, request).await
+        let (parts, part) = (self.parts()?, self.manager()?);
+        let epoch = parts.record.get().epoch;
+        manager::admit(&part.raft, &(parts.identity)(), remote, request, parts.clock.now(), epoch).await
+    }
+
+    async fn reenrol(
+        &self,
+        remote: SocketAddr,
+        peer: PeerIdentity,
+        _key_digest: String,
+        csr_pem: String,
+    ) -> Result<JoinReply, RemoteError> {
+        tracing::info!(%remote, node = %peer.node_id, "a node wants to re-enrol");
+        let issued = self.issue(&*self.parts()?, &peer.node_id, &csr_pem).await?;
+        Ok(JoinReply { chain_pem: issued.chain_pem, ca_pem: issued.trust_pem, extra: Bytes::new() })
+    }
+
+    fn superseded(&self, proof: EpochProof) {
+        self.fence.superseded(proof);
     }
 }
+
+#[cfg(test)]
+#[path = "mesh_handler_test.rs"]
+mod tests;

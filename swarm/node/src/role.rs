@@ -123,7 +123,7 @@ impl RoleFollower {
                 Step::Obtain => self.obtain().await.map(|role| granted = role == Role::Manager),
                 Step::Start => {
                     tracing::info!("this node is a manager now");
-                    self.manager.start(None).await.map_err(|error| error.to_string())
+                    self.start().await
                 }
                 Step::Stop => {
                     tracing::info!("this node is a worker now");
@@ -156,6 +156,12 @@ impl RoleFollower {
             running: self.manager.get().is_some(),
             files: self.manager.has_files(),
         }
+    }
+
+    /// On record first: after a restart the part starts again only if the record says manager.
+    async fn start(&self) -> Result<(), String> {
+        self.record.update(|member| member.role = NodeRole::Manager).map_err(|error| error.to_string())?;
+        self.manager.start(None).await.map_err(|error| error.to_string())
     }
 
     async fn obtain(&self) -> Result<Role, String> {

@@ -18,6 +18,8 @@ pub(crate) const IMAGE: u16 = 2;
 pub(crate) const LEAVE: u16 = 3;
 /// Request: a certificate for the asking node. [`CertificateRequest`]; answered with what was issued.
 pub(crate) const CERTIFICATE: u16 = 4;
+/// Request: keep this copy of the swarm's state, sealed; an empty one takes the old one away. Answered by nothing.
+pub(crate) const BACKUP: u16 = 5;
 /// Stream on the control connection: an agent's session with the leader. Header: [`Hello`]; then frames of
 /// [`FromLeader`] one way and [`Report`] the other.
 pub(crate) const SESSION: u16 = 1;
@@ -101,6 +103,9 @@ pub(crate) struct JoinedExtra {
     pub managers: Vec<(String, Vec<String>)>,
     /// Subnets that go over the mesh.
     pub subnets: Vec<String>,
+    /// The proof of the swarm's epoch, empty if it was never recovered.
+    #[serde(default)]
+    pub epoch: Vec<u8>,
 }
 
 /// Encodes a message. Messages are plain data: encoding them cannot fail.

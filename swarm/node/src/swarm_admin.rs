@@ -1,10 +1,14 @@
 //! What operators do to a swarm that runs: settings, tokens, keys, recovery; and reads that are up to date.
 
-use skep_control::request::{self, Changes};
-use skep_state::Transaction;
 use skep_state::spec::ClusterSpec;
 
-use crate::{LocalState, Node, NodeError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use skep_seal::UnlockKey;
+
+use crate::handle::{refused, to_the_end};
+use crate::{LocalState, Node, NodeError, manager, recover, swarm_ops};
 
 /// What `swarm update` shall make anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -46,7 +50,7 @@ impl Node {
     /// Returns once this manager has applied everything that was acknowledged before the call, so that a read after it
     /// is up to date whichever manager it asks. Fails where the swarm has no leader.
     pub async fn read_barrier(&self) -> Result<(), NodeError> {
-        self.write(Transaction { at: self.now(), changes: Vec::new() }).await.map(|_| ())
+        self.raft()?.read_barrier().await.map_err(refused)
     }
 
     /// Changes the settings of the swarm at `version` and makes new what `rotate` names.
@@ -56,15 +60,10 @@ impl Node {
         spec: ClusterSpec,
         rotate: Rotate,
     ) -> Result<(), NodeError> {
-        let token = |wanted: bool| wanted.then(|| self.new_join_token()).transpose();
-        let changes = Changes {
-            worker_token: token(rotate.worker_token)?,
-            manager_token: token(rotate.manager_token)?,
-            ..Changes::default()
-        };
-        let now = self.now();
-        let transaction = self
-            .read(|state| request::update_cluster(state, version, spec, changes, now))??;
+        let membership = self.membership().ok_or_else(|| self.why_not_in_swarm())?;
+        let raft = membership.raft().ok_or(NodeError::NotManager)?;
+        let now = membership.clock.now();
+        let transaction = manager::update(&raft, &membership.identity(), version, spec, rotate, now).await?;
         self.write(transaction).await.map(|_| ())
     }
 
@@ -76,23 +75,52 @@ impl Node {
     }
 
     /// Gives a locked manager its key: it takes part in its swarm again.
-    pub async fn swarm_unlock(&self, _key: &str) -> Result<(), NodeError> {
-        match self.swarm_info() {
-            info if info.local_state == LocalState::Inactive => Err(NodeError::NotInSwarm),
-            info if info.local_state == LocalState::Active && !info.control_available => {
-                Err(NodeError::NotManager)
-            }
-            _ => Err(NodeError::NotLocked),
-        }
+    pub async fn swarm_unlock(&self, key: &str) -> Result<(), NodeError> {
+        let key = key.trim().to_owned();
+        let node = self.clone();
+        to_the_end(async move { node.unlock(&key).await }).await
     }
 
     /// Makes a one-manager control plane out of what this node holds of its swarm, for a quorum that is lost for good;
     /// this node's ID.
-    pub async fn swarm_recover(&self, _request: RecoverRequest) -> Result<String, NodeError> {
-        match self.swarm_info().local_state {
-            LocalState::Inactive => Err(NodeError::NotPartOfSwarm),
-            _ => Err(NodeError::Invalid("this node holds no swarm state to recover from".to_owned())),
+    pub async fn swarm_recover(&self, request: RecoverRequest) -> Result<String, NodeError> {
+        let node = self.clone();
+        to_the_end(async move { node.recover(request).await }).await
+    }
+
+    async fn unlock(&self, key: &str) -> Result<(), NodeError> {
+        let inner = &self.inner;
+        let _changing = inner.changing.lock().await;
+        if !self.is_locked() {
+            return Err(match self.swarm_info() {
+                info if info.local_state == LocalState::Inactive => NodeError::NotInSwarm,
+                info if info.local_state == LocalState::Active && !info.control_available => {
+                    NodeError::NotManager
+                }
+                _ => NodeError::NotLocked,
+            });
         }
+        let key: UnlockKey = key.parse().map_err(|_| NodeError::WrongUnlockKey)?;
+        let membership = swarm_ops::resume(&inner.local, Some(&key)).await?;
+        *inner.membership.write() = membership.map(Arc::new);
+        inner.locked.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// `swarm recover`, and `swarm init --force-new-cluster` on a member.
+    pub(crate) async fn recover(&self, request: RecoverRequest) -> Result<String, NodeError> {
+        let key = request.unlock_key.as_deref().map(str::trim).filter(|key| !key.is_empty());
+        let key: Option<UnlockKey> =
+            key.map(|key| key.parse().map_err(|_| NodeError::WrongUnlockKey)).transpose()?;
+        if self.is_locked() {
+            let key = key.as_ref().ok_or(NodeError::Locked)?;
+            self.unlock(&key.to_string()).await?;
+        }
+        let _changing = self.inner.changing.lock().await;
+        let membership = self.membership().ok_or(NodeError::NotPartOfSwarm)?;
+        recover::recover(&self.inner.local, &membership, key.as_ref()).await?;
+        membership.wait_until_served().await?;
+        Ok(membership.node_id().to_owned())
     }
 
     /// How this node reaches another; `None` of a node that it does not know.

@@ -6,16 +6,17 @@ use std::time::{Duration, SystemTime};
 use skep_mesh::{CertificateAuthority, Identity, JoinOptions, JoinToken, NewKey, Role, join, random_id};
 use skep_raft::{ProposeError, RaftNode, raft_id};
 use skep_runtime::keeper::ClientError;
-use skep_seal::Vault;
+use skep_seal::{UnlockKey, Vault, VaultError};
 use skep_state::object::{IpamConfig, Raft};
 use skep_state::spec::{Availability, ClusterSpec, NodeRole, NodeSpec};
 use skep_state::{Change, Cluster, Conflict, JoinTokens, Network, Node, NodeState, NodeStatus, Transaction};
 
 use crate::address::{self, LocalAddress, Origin};
 use crate::handle::{InitRequest, JoinRequest};
+use crate::manager::{new_token, sign};
 use crate::member::{Folders, Member, Record};
 use crate::membership::{JOIN_WAIT, Local, Membership, tear_down_network};
-use crate::rpc::{self, Hello, JoinExtra, JoinedExtra, LEFT};
+use crate::rpc::{self, Hello, JoinExtra, JoinedExtra};
 use crate::{NodeError, clock, durable};
 
 /// The network of published ports. A /16, where Docker's /24 runs out after some 250 tasks.
@@ -47,18 +48,11 @@ pub(crate) async fn init(local: &Local, request: InitRequest) -> Result<Membersh
     }
     let (listen, advertise, origin) = addresses(local, &request.listen_addr, &request.advertise_addr)?;
     address::check_data_path(&request.data_path_addr, &address::local_addresses()?)?;
-    let now = SystemTime::now();
+    let now = local.clock.now();
     let (node_id, cluster_id) = (clock::new_id(), random_id(rand::random()));
-    let authority =
-        CertificateAuthority::generate(now).map_err(NodeError::internal("cannot make the swarm's CA"))?;
-    let key = NewKey::generate().map_err(NodeError::internal("cannot make this node's key"))?;
     let spec = with_defaults(request.spec);
-    let expiry = Duration::from_nanos(spec.ca_config.node_cert_expiry);
-    let chain = authority
-        .sign_csr(key.csr_pem(), &node_id, &cluster_id, Role::Manager, now, expiry)
-        .map_err(NodeError::internal("cannot certify this node"))?;
-    let identity = Identity::from_pem(key.key_pem(), &chain, authority.certificate_pem())
-        .map_err(NodeError::internal("this node's certificate"))?;
+    let (ca_cert, ca_key) = first_authority(&spec, now)?;
+    let key = NewKey::generate().map_err(NodeError::internal("cannot make this node's key"))?;
     let member = Member {
         listen,
         advertise,
@@ -67,13 +61,15 @@ pub(crate) async fn init(local: &Local, request: InitRequest) -> Result<Membersh
         role: NodeRole::Manager,
         managers: Vec::new(),
         subnets: vec![INGRESS_SUBNET.to_owned()],
+        epoch: Vec::new(),
     };
-    let token = || JoinToken::generate(authority.digest(), rand::random()).to_string();
+    let unlock_key = spec.encryption_config.auto_lock_managers.then(UnlockKey::random);
+    let tokens = JoinTokens { worker: new_token(&ca_cert)?, manager: new_token(&ca_cert)? };
     let mut cluster = Cluster {
         spec,
-        ca_cert: authority.certificate_pem().to_owned(),
-        ca_key: authority.key_pem(),
-        join_tokens: JoinTokens { worker: token(), manager: token() },
+        ca_cert,
+        ca_key,
+        join_tokens: tokens,
         default_addr_pool: if request.default_addr_pool.is_empty() {
             vec![DEFAULT_POOL.to_owned()]
         } else {
@@ -81,17 +77,44 @@ pub(crate) async fn init(local: &Local, request: InitRequest) -> Result<Membersh
         },
         subnet_size: if request.subnet_size == 0 { DEFAULT_SUBNET_SIZE } else { request.subnet_size },
         data_path_port: request.data_path_port,
+        unlock_key: unlock_key.as_ref().map(ToString::to_string).unwrap_or_default(),
         ..Cluster::default()
     };
     cluster.meta.id = cluster_id;
-    let node = first_node(local, &node_id, &member, request.availability);
+    let signed = sign(&cluster, None, key.csr_pem(), &node_id, NodeRole::Manager, now)
+        .await
+        .map_err(|error| NodeError::Unavailable(format!("cannot certify this node: {error}")))?;
+    let identity = Identity::from_pem(key.key_pem(), &signed.chain_pem, &cluster.ca_cert)
+        .map_err(NodeError::internal("this node's certificate"))?;
+    let mut node = first_node(local, &node_id, &member, request.availability);
+    node.certificate = signed.certificate;
     let changes = vec![
         Change::PutCluster(Box::new(cluster)),
         Change::PutNode(Box::new(node)),
         Change::PutNetwork(Box::new(ingress())),
     ];
     let first = Transaction { at: clock::now(), changes };
-    begin(local, identity, member, Some(first)).await
+    begin(local, identity, member, unlock_key.as_ref(), Some(first)).await
+}
+
+/// Certificate and key of a new swarm's CA; the key is empty where an external CA holds it.
+fn first_authority(spec: &ClusterSpec, now: SystemTime) -> Result<(String, String), NodeError> {
+    let external = &spec.ca_config.external_cas;
+    if external.is_empty() {
+        let authority =
+            CertificateAuthority::generate(now).map_err(NodeError::internal("cannot make the swarm's CA"))?;
+        return Ok((authority.certificate_pem().to_owned(), authority.key_pem()));
+    }
+    let certificate = external.iter().map(|external| &external.ca_cert).find(|cert| !cert.trim().is_empty());
+    let certificate = certificate.ok_or_else(|| {
+        NodeError::Invalid(
+            "a swarm with an external CA needs that CA's certificate: give cacert=FILE with --external-ca"
+                .to_owned(),
+        )
+    })?;
+    CertificateAuthority::check_root(certificate, now, Duration::ZERO)
+        .map_err(|error| NodeError::Invalid(error.to_string()))?;
+    Ok((certificate.clone(), String::new()))
 }
 
 /// Joins a swarm.
@@ -139,21 +162,29 @@ pub(crate) async fn join_swarm(local: &Local, request: JoinRequest) -> Result<Me
         role,
         managers: told.managers,
         subnets: told.subnets,
+        epoch: told.epoch,
     };
-    begin(local, identity, member, None).await
+    begin(local, identity, member, None, None).await
 }
 
 /// Goes on with a membership from before the last stop; `None` when there is none.
-pub(crate) async fn resume(local: &Local) -> Result<Option<Membership>, NodeError> {
+pub(crate) async fn resume(
+    local: &Local,
+    unlock_key: Option<&UnlockKey>,
+) -> Result<Option<Membership>, NodeError> {
     let folders = Folders::new(&local.config.root);
     let record = durable::read_json::<Member>(&folders.record())
         .map_err(NodeError::internal("cannot read this node's membership"))?;
     let Some(member) = record else { return Ok(None) };
-    let vault = Vault::open(&folders.vault(), None).map_err(NodeError::internal("cannot open this node's keys"))?;
+    let vault = Vault::open(&folders.vault(), unlock_key).map_err(|error| match error {
+        VaultError::Locked { .. } => NodeError::Locked,
+        VaultError::WrongKey { .. } => NodeError::WrongUnlockKey,
+        error => NodeError::internal("cannot open this node's keys")(error),
+    })?;
     let identity = Identity::load(&folders.identity(), &vault)
         .map_err(NodeError::internal("cannot read this node's identity"))?;
     let record = Record::new(&folders, member, true);
-    Membership::start(local, identity, record, None).await.map(Some)
+    Membership::start(local, identity, record, vault, None).await.map(Some)
 }
 
 /// Starts a new membership and makes it last; undone when it cannot start.
@@ -161,23 +192,21 @@ async fn begin(
     local: &Local,
     identity: Identity,
     member: Member,
+    unlock_key: Option<&UnlockKey>,
     first: Option<Transaction>,
 ) -> Result<Membership, NodeError> {
     let folders = Folders::new(&local.config.root);
     // What a half-finished join or a torn-down membership may have left.
     forget(local);
     let made = async {
-        let vault = Vault::create(&folders.vault(), None)
+        let vault = Vault::create(&folders.vault(), unlock_key)
             .map_err(NodeError::internal("cannot make this node's keys"))?;
         identity
             .save(&folders.identity(), &vault)
             .map_err(NodeError::internal("cannot save this node's identity"))?;
         let record = Record::new(&folders, member.clone(), false);
-        let membership = Membership::start(local, identity, record, first).await?;
-        membership
-            .record
-            .keep()
-            .map_err(NodeError::internal("cannot save this node's membership"))?;
+        let membership = Membership::start(local, identity, record, vault, first).await?;
+        membership.record.keep().map_err(NodeError::internal("cannot save this node's membership"))?;
         Ok(membership)
     };
     let made = made.await;
@@ -241,7 +270,8 @@ async fn give_role_back(raft: &RaftNode, own: &str) {
         }
     }
     let is_in = || {
-        let listed = raft.read(|state| state.nodes.get(own).is_some_and(|node| node.role == NodeRole::Manager));
+        let listed =
+            raft.read(|state| state.nodes.get(own).is_some_and(|node| node.role == NodeRole::Manager));
         listed && raft.members().iter().any(|member| member.node_id == own)
     };
     while is_in() || raft.is_leader() {

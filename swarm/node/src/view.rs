@@ -115,9 +115,7 @@ impl NodeView {
                 endpoints.insert(address, node.index);
             }
         }
-        let nodes = state.nodes.values().map(|node| {
-            (node.meta.id.clone(), NodeRoute::of(node))
-        });
+        let nodes = state.nodes.values().map(|node| (node.meta.id.clone(), NodeRoute::of(node)));
         let own = state.nodes.get(node_id);
         let cluster = state.cluster.as_ref();
         Self {
@@ -245,8 +243,8 @@ fn serves(state: &State, task: &Task) -> bool {
 }
 
 /// Empty when the certificate cannot be read: nodes then keep what they have.
-fn issuer_digest(_cluster: &Cluster) -> String {
-    String::new()
+fn issuer_digest(cluster: &Cluster) -> String {
+    skep_mesh::root_digest(certificates::current_issuer(cluster).cert).unwrap_or_default()
 }
 
 fn missing_keys<K: Ord + Clone, V>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> Vec<K> {

@@ -32,6 +32,14 @@ pub enum StoreError {
         /// What is wrong there.
         reason: String,
     },
+    /// A file was sealed with another key. It is left as it is.
+    #[error("wrong key: {} is sealed with another one (at byte {offset})", path.display())]
+    WrongKey {
+        /// The file.
+        path: PathBuf,
+        /// Where in it.
+        offset: u64,
+    },
     /// Something cannot be encoded, or is too large for one record.
     #[error("cannot encode {what}: {reason}")]
     Encode {
@@ -92,7 +100,33 @@ pub enum OpenError {
     Start(String),
 }
 
-/// Why [`crate::RaftNode::propose`] failed.
+/// Why the folder could not be changed while no Raft runs in it.
+#[derive(Debug, thiserror::Error)]
+pub enum RaftError {
+    /// The folder does not open.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// There is no Raft in it: nothing to recover.
+    #[error("{} holds no state of a swarm", dir.display())]
+    Empty {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// There is one: it is not overwritten.
+    #[error("{} holds the state of a swarm already", dir.display())]
+    NotEmpty {
+        /// The folder.
+        dir: PathBuf,
+    },
+}
+
+impl From<StoreError> for RaftError {
+    fn from(error: StoreError) -> Self {
+        Self::Open(error.into())
+    }
+}
+
+/// Why [`crate::RaftNode::propose`] or [`crate::RaftNode::read_barrier`] failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum ProposeError {
     /// The state refused it; nothing was changed.
@@ -108,6 +142,9 @@ pub enum ProposeError {
     /// The time is up: as for [`Self::LeaderLost`], the change may have been made.
     #[error("the change was not confirmed in time: it may or may not have been made")]
     Timeout,
+    /// Of a read: this manager did not catch up with the leader in time.
+    #[error("this manager did not catch up with the leader in time")]
+    Behind,
     /// More bytes than one transaction may have.
     #[error("the change has {bytes} bytes, more than the {limit} that fit")]
     TooLarge {
@@ -159,20 +196,6 @@ pub enum MembershipError {
     /// The first transaction was not accepted.
     #[error(transparent)]
     Propose(#[from] ProposeError),
-    /// This node's Raft is shut down.
-    #[error("raft is stopped on this node")]
-    Stopped,
-}
-
-/// Why a read could not be made certain.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-pub enum ReadError {
-    /// No leader with a majority behind it.
-    #[error("{NO_LEADER}")]
-    NoLeader,
-    /// This node did not catch up with the leader in time.
-    #[error("this manager did not catch up with the leader in time")]
-    Timeout,
     /// This node's Raft is shut down.
     #[error("raft is stopped on this node")]
     Stopped,

@@ -20,7 +20,7 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<File, StoreError>
         .write(true)
         .create(true)
         .truncate(true)
-        .mode(0o600) // the state holds the swarm's keys
+        .mode(0o600) // sealed, but nobody else's business
         .open(&temporary)
         .map_err(StoreError::io("create", &temporary))?;
     file.write_all(bytes).map_err(StoreError::io("write", &temporary))?;

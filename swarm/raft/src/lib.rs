@@ -9,6 +9,7 @@
 //! - `machine`: the state in memory, and its snapshots on disk.
 //! - `elect`: when to stand for election (a pre-vote round of our own), and who leads.
 //! - `propose`: many proposals into one log entry, forwarding to the leader.
+//! - `offline`: a swarm of one manager out of what is left of a larger one.
 //! - `rpc`, `network`: what goes over the transport.
 //!
 //! ```text
@@ -24,6 +25,7 @@ mod machine;
 mod membership;
 mod network;
 mod node;
+mod offline;
 mod options;
 mod propose;
 mod rpc;
@@ -31,8 +33,9 @@ mod subscription;
 mod transport;
 mod types;
 
-pub use error::{MembershipError, OpenError, ProposeError, ReadError, StoreError};
+pub use error::{MembershipError, OpenError, ProposeError, RaftError, StoreError};
 pub use node::RaftNode;
+pub use offline::{make_single, seed};
 pub use options::RaftOptions;
 pub use subscription::{Subscription, Update};
 pub use transport::{Transport, TransportError};

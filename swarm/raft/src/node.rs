@@ -34,8 +34,8 @@ use crate::propose::{self, Proposer};
 use crate::rpc::{self, Answer, Request};
 use crate::types::{Leadership, Member, Raft, raft_id};
 use crate::{
-    Manager, MembershipError, OpenError, ProposeError, RaftOptions, ReadError, StoreError, Subscription,
-    Transport, membership,
+    Manager, MembershipError, OpenError, ProposeError, RaftOptions, StoreError, Subscription, Transport,
+    membership,
 };
 
 /// One manager's Raft. Cloning gives another handle to the same one; it stops at [`Self::shutdown`] or with the last
@@ -191,7 +191,7 @@ impl RaftNode {
         self.inner.pulse.watch()
     }
 
-    /// Reads the state as this node has it (perhaps a little behind: see [`Self::ensure_linearizable`]). Keep it
+    /// Reads the state as this node has it (perhaps a little behind: see [`Self::read_barrier`]). Keep it
     /// short: nothing is applied meanwhile. Must not call `read` again inside.
     pub fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
         self.inner.machine.read(look)
@@ -203,18 +203,18 @@ impl RaftNode {
     }
 
     /// After this, [`Self::read`] sees everything that was acknowledged anywhere before it was called.
-    pub async fn ensure_linearizable(&self) -> Result<(), ReadError> {
+    pub async fn read_barrier(&self) -> Result<(), ProposeError> {
         let inner = &self.inner;
         let deadline = Instant::now() + inner.options.propose_timeout;
         for _ in 0..READ_ATTEMPTS {
-            let leader = inner.proposer.leader(deadline).await.map_err(|_| ReadError::NoLeader)?;
+            let leader = inner.proposer.leader(deadline).await?;
             let index = if leader == inner.options.node_id {
                 self.read_index().await
             } else {
                 let limit = inner.options.election_max;
                 match network::call(&*inner.transport, &leader, &Request::ReadIndex, &[], limit).await {
                     Ok(Answer::ReadIndex(index)) => index,
-                    _ => Err(ReadError::NoLeader),
+                    _ => Err(ProposeError::NoLeader),
                 }
             };
             match index {
@@ -223,15 +223,15 @@ impl RaftNode {
                     let caught_up = applied.wait_for(|&applied| applied >= index);
                     return match tokio::time::timeout_at(deadline, caught_up).await {
                         Ok(Ok(_)) => Ok(()),
-                        Ok(Err(_)) => Err(ReadError::Stopped),
-                        Err(_) => Err(ReadError::Timeout),
+                        Ok(Err(_)) => Err(ProposeError::Stopped),
+                        Err(_) => Err(ProposeError::Behind),
                     };
                 }
-                Err(ReadError::NoLeader) => tokio::time::sleep(inner.options.heartbeat).await,
+                Err(ProposeError::NoLeader) => tokio::time::sleep(inner.options.heartbeat).await,
                 Err(error) => return Err(error),
             }
         }
-        Err(ReadError::NoLeader)
+        Err(ProposeError::NoLeader)
     }
 
     /// Stops; returns when the log is closed and the folder is free.
@@ -313,13 +313,13 @@ impl RaftNode {
         }
     }
 
-    async fn read_index(&self) -> Result<u64, ReadError> {
+    async fn read_index(&self) -> Result<u64, ProposeError> {
         match self.inner.raft.get_read_log_id().await {
             Ok((read, _)) => Ok(read.map_or(0, |log_id| log_id.index)),
             Err(RaftError::APIError(
                 CheckIsLeaderError::ForwardToLeader(_) | CheckIsLeaderError::QuorumNotEnough(_),
-            )) => Err(ReadError::NoLeader),
-            Err(RaftError::Fatal(_)) => Err(ReadError::Stopped),
+            )) => Err(ProposeError::NoLeader),
+            Err(RaftError::Fatal(_)) => Err(ProposeError::Stopped),
         }
     }
 
@@ -380,18 +380,18 @@ fn speaks_for_itself(from: &str, vote: &crate::types::Vote) -> Result<(), String
     Err(format!("manager {from} speaks for another one"))
 }
 
-async fn open_stores(
+pub(crate) async fn open_stores(
     options: &RaftOptions,
     closing: watch::Sender<bool>,
 ) -> Result<(LogStore, Machine), OpenError> {
     let dir = options.dir.clone();
-    let node_id = options.node_id.clone();
+    let (node_id, key) = (options.node_id.clone(), options.key.clone());
     let open = move || {
         std::fs::create_dir_all(&dir).map_err(StoreError::io("make folder", &dir))?;
         let lock = lock(&dir)?;
         own(&dir, &node_id)?;
-        let machine = Machine::open(dir.join("snapshot"))?;
-        let log = LogStore::open(&dir.join("log"), OnClose { lock, closing })?;
+        let machine = Machine::open(dir.join("snapshot"), &key)?;
+        let log = LogStore::open(&dir.join("log"), &key, OnClose { lock, closing })?;
         Ok((log, machine))
     };
     tokio::task::spawn_blocking(open).await.map_err(|error| OpenError::Start(error.to_string()))?

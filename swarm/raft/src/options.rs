@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use skep_seal::Key;
+
 /// How a node's Raft runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RaftOptions {
@@ -10,6 +12,11 @@ pub struct RaftOptions {
     pub dir: PathBuf,
     /// This node's ID: 25 characters.
     pub node_id: String,
+    /// Seals every record of the log and the snapshots. Always the same for one folder.
+    pub key: Key,
+    /// Which control plane this is: another number after a recovery. A message of another one is refused, so that
+    /// managers of before the recovery, who know nothing of it, cannot disturb. All managers must have the same.
+    pub epoch: u64,
     /// How often a leader is heard.
     pub heartbeat: Duration,
     /// A follower that has not heard a leader for a random time between this …
@@ -26,10 +33,12 @@ pub struct RaftOptions {
 
 impl RaftOptions {
     /// The defaults: a leader that dies is replaced within about a second on a LAN.
-    pub fn new(dir: impl Into<PathBuf>, node_id: impl Into<String>) -> Self {
+    pub fn new(dir: impl Into<PathBuf>, node_id: impl Into<String>, key: Key) -> Self {
         Self {
             dir: dir.into(),
             node_id: node_id.into(),
+            key,
+            epoch: 0,
             heartbeat: Duration::from_millis(100),
             election_min: Duration::from_millis(400),
             election_max: Duration::from_millis(800),

@@ -15,7 +15,7 @@ use skep_state::Transaction;
 
 use crate::options::RPC_BYTES_MAX;
 use crate::types::{LogId, TypeConfig};
-use crate::{MembershipError, ProposeError, ReadError};
+use crate::{MembershipError, ProposeError};
 
 /// A request to another manager.
 #[derive(Debug, Serialize, Deserialize)]
@@ -57,7 +57,7 @@ pub(crate) enum Answer {
     },
     /// [`ProposeError::NoLeader`] means: not accepted, ask another.
     Propose(Result<u64, ProposeError>),
-    ReadIndex(Result<u64, ReadError>),
+    ReadIndex(Result<u64, ProposeError>),
     Membership(Result<(), MembershipError>),
     /// The request was not understood, or could not be served.
     Bad(String),

@@ -9,12 +9,13 @@ mod session;
 mod statuses;
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use skep_netns::{HostNetwork, NamespacePool};
+use skep_seal::Vault;
 use skep_state::{Task, TaskState};
 use tokio::sync::{Notify, watch};
 use tokio_util::task::TaskTracker;
@@ -30,6 +31,9 @@ use crate::images::Images;
 use crate::keeper::Keeper;
 use crate::view::{Assignments, NodeView};
 use runner::{Runner, Wish, container_id, host_ifname};
+
+/// What the seal of the saved view vouches for.
+const VIEW: &[u8] = b"skep agent view 1";
 
 /// What the runners of all tasks share.
 pub(crate) struct AgentContext {
@@ -53,6 +57,8 @@ pub(crate) struct AgentContext {
     pub statuses: Statuses,
     /// When containers end.
     pub exits: Arc<Exits>,
+    /// Seals what is kept on disk.
+    pub vault: Vault,
     /// The images that containers were made of, by task.
     pub images_used: Mutex<HashMap<String, String>>,
 }
@@ -75,8 +81,8 @@ pub(crate) struct Agent {
 impl Agent {
     /// An agent that goes on with what it knew before the last stop, after removing what nothing accounts for.
     pub(crate) async fn start(context: AgentContext, data: Arc<DataPlane>) -> Arc<Self> {
-        let file = context.root.join("agent").join("view.json");
-        let remembered = durable::read_json::<NodeView>(&file);
+        let file = context.root.join("agent").join("view.sealed");
+        let remembered = remembered(&file, &context.vault);
         let context = Arc::new(context);
         match &remembered {
             Ok(view) => {
@@ -181,7 +187,12 @@ impl Agent {
         loop {
             self.unsaved.notified().await;
             let (view, file) = (self.view.lock().clone(), self.file.clone());
-            let saved = tokio::task::spawn_blocking(move || durable::write_json(&file, &view)).await;
+            let vault = self.context.vault.clone();
+            let saved = tokio::task::spawn_blocking(move || {
+                let plain = serde_json::to_vec(&view)?;
+                durable::write(&file, &vault.seal(VIEW, &plain))
+            });
+            let saved = saved.await;
             if let Ok(Err(error)) = saved {
                 tracing::warn!(file = %self.file.display(), %error, "cannot save the assignments");
             }
@@ -197,6 +208,13 @@ impl Agent {
         self.tracker.wait().await;
         *self.view.lock() = NodeView::default();
     }
+}
+
+/// The view that was saved last; tasks carry what is nobody's business, so it is sealed.
+fn remembered(file: &Path, vault: &Vault) -> std::io::Result<Option<NodeView>> {
+    let Some(sealed) = durable::read(file)? else { return Ok(None) };
+    let plain = vault.open_sealed(VIEW, &sealed).map_err(std::io::Error::other)?;
+    serde_json::from_slice(&plain).map(Some).map_err(std::io::Error::other)
 }
 
 /// Removes what no assigned task accounts for: containers and links left by a crash. Blocks.

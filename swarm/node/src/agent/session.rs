@@ -124,8 +124,7 @@ impl SessionLoop {
             known = peers.into_iter().map(|peer| peer.node_id).collect();
         } else if search.lost.elapsed() > LOST {
             let more = peers.into_iter().filter(|peer| peer.control && peer.role == Some(Role::Manager));
-            let more: Vec<String> =
-                more.map(|peer| peer.node_id).filter(|id| !known.contains(id)).collect();
+            let more: Vec<String> = more.map(|peer| peer.node_id).filter(|id| !known.contains(id)).collect();
             known.extend(more);
         }
         search.turn = search.turn.wrapping_add(1);

@@ -1,23 +1,21 @@
 //! Admits nodes: a token that matches gets a certificate, and the node an entry in the state.
 
 use std::net::SocketAddr;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use skep_mesh::{CertificateAuthority, JoinReply, JoinRequest, JoinToken, RemoteError, Role};
+use skep_control::certificates;
+use skep_mesh::{Identity, JoinReply, JoinRequest, JoinToken, RemoteError};
 use skep_raft::{RaftNode, raft_id};
 use skep_state::object::Raft;
 use skep_state::spec::{NodeRole, NodeSpec};
 use skep_state::{Change, Cluster, Node, NodeState, NodeStatus, State, Transaction};
 
+use super::issuing::{FAILED, REFUSED, Signed, sign};
 use crate::clock;
 use crate::rpc::{self, JoinExtra, JoinedExtra};
 
 /// The refusal of a token, in Docker's words.
 const BAD_TOKEN: &str = "A valid join token is necessary to join this cluster";
-
-/// Codes of refusals.
-const REFUSED: u16 = 1;
-const FAILED: u16 = 2;
 
 /// How often a commit is tried again when another node took the same number first.
 const ATTEMPTS: usize = 8;
@@ -25,8 +23,11 @@ const ATTEMPTS: usize = 8;
 /// Decides on a node that wants to join. Nothing is left of one that is refused.
 pub(crate) async fn admit(
     raft: &RaftNode,
+    own: &Identity,
     remote: SocketAddr,
     request: JoinRequest,
+    now: SystemTime,
+    epoch: Vec<u8>,
 ) -> Result<JoinReply, RemoteError> {
     let failed = |reason: String| RemoteError::new(FAILED, reason);
     let extra: JoinExtra = rpc::decode(&request.extra).map_err(failed)?;
@@ -37,19 +38,17 @@ pub(crate) async fn admit(
         tracing::warn!(%remote, "refused a node with a wrong join token");
         RemoteError::new(REFUSED, BAD_TOKEN)
     })?;
-    let authority = CertificateAuthority::from_pem(&cluster.ca_cert, &cluster.ca_key)
-        .map_err(|error| failed(format!("the swarm's CA cannot be used: {error}")))?;
     let node_id = clock::new_id();
-    let expiry = Duration::from_nanos(cluster.spec.ca_config.node_cert_expiry);
-    let expiry = if expiry.is_zero() { skep_mesh::ca::DEFAULT_VALIDITY } else { expiry };
-    let chain_pem = authority
-        .sign_csr(&request.csr_pem, &node_id, &cluster.meta.id, mesh_role(role), SystemTime::now(), expiry)
-        .map_err(|error| RemoteError::new(REFUSED, error.to_string()))?;
-    commit(raft, &node_id, role, &extra, remote).await.map_err(failed)?;
+    let signed = sign(&cluster, Some(own), &request.csr_pem, &node_id, role, now).await.map_err(failed)?;
+    commit(raft, &node_id, role, &extra, remote, &signed).await.map_err(failed)?;
     tracing::info!(%remote, node = %node_id, ?role, hostname = %extra.hello.description.hostname, "admitted a node");
-    let extra =
-        raft.read(|state| JoinedExtra { managers: managers(state, &node_id), subnets: subnets(state) });
-    Ok(JoinReply { chain_pem, ca_pem: cluster.ca_cert, extra: rpc::encode(&extra) })
+    let extra = raft.read(|state| JoinedExtra {
+        managers: managers(state, &node_id),
+        subnets: subnets(state),
+        epoch,
+    });
+    let ca_pem = certificates::trust_bundle(&cluster);
+    Ok(JoinReply { chain_pem: signed.chain_pem, ca_pem, extra: rpc::encode(&extra) })
 }
 
 async fn commit(
@@ -58,12 +57,18 @@ async fn commit(
     role: NodeRole,
     extra: &JoinExtra,
     remote: SocketAddr,
+    signed: &Signed,
 ) -> Result<(), String> {
     let mut last = String::new();
     for _ in 0..ATTEMPTS {
-        let node = raft
-            .read(|state| new_node(state, node_id, role, extra, remote))
-            .ok_or("the swarm has no number left for another node")?;
+        let node = raft.read(|state| {
+            if !certificates::is_issuer(state, &signed.issuer) {
+                return Err("the swarm's CA changed meanwhile; try again");
+            }
+            let node = new_node(state, node_id, role, extra, remote);
+            node.ok_or("the swarm has no number left for another node")
+        })?;
+        let node = Node { certificate: signed.certificate.clone(), ..node };
         let transaction = Transaction { at: clock::now(), changes: vec![Change::PutNode(Box::new(node))] };
         match raft.propose(transaction).await {
             Ok(_) => return Ok(()),
@@ -130,11 +135,4 @@ fn subnets(state: &State) -> Vec<String> {
         .values()
         .flat_map(|network| network.ipam.iter().map(|range| range.subnet.clone()))
         .collect()
-}
-
-fn mesh_role(role: NodeRole) -> Role {
-    match role {
-        NodeRole::Manager => Role::Manager,
-        NodeRole::Worker => Role::Worker,
-    }
 }

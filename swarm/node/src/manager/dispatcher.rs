@@ -54,10 +54,7 @@ pub(crate) struct Dispatcher {
 
 impl Dispatcher {
     /// With the receiver for the leader's loop.
-    pub(crate) fn new(
-        raft: RaftNode,
-        stopped: CancellationToken,
-    ) -> (Arc<Self>, mpsc::Receiver<Message>) {
+    pub(crate) fn new(raft: RaftNode, stopped: CancellationToken) -> (Arc<Self>, mpsc::Receiver<Message>) {
         let (inbox, outbox) = mpsc::channel(INBOX);
         (Arc::new(Self { raft, inbox, stopped }), outbox)
     }
@@ -109,7 +106,8 @@ impl Dispatcher {
                     self.deliver(Message::Moved { node_id: node_id.clone(), addresses }).await;
                 }
                 if !report.statuses.is_empty() {
-                    self.deliver(Message::Statuses { node_id: node_id.clone(), statuses: report.statuses }).await;
+                    self.deliver(Message::Statuses { node_id: node_id.clone(), statuses: report.statuses })
+                        .await;
                 }
             }
         };

@@ -71,6 +71,16 @@ struct Term {
     failed: BTreeSet<String>,
 }
 
+/// What a leader notices of a node.
+enum Health {
+    /// It fell silent.
+    Silent,
+    /// It is heard again.
+    Back,
+    /// It is seen at another address.
+    Moved,
+}
+
 impl Leader {
     /// Runs until cancelled.
     pub(crate) async fn run(mut self) {
@@ -195,46 +205,64 @@ impl Leader {
             let own = hello.addresses.first()?.parse::<std::net::SocketAddr>().ok()?;
             return Some(own.ip().to_string());
         }
-        let peers = self.mesh.peers();
-        let peer = peers.iter().find(|peer| peer.node_id == node_id)?;
-        peer.address.map(|address| address.ip().to_canonical().to_string())
+        self.seen_addresses().remove(node_id)
     }
 
-    /// Marks nodes that fell silent down, and those that are heard again ready.
+    /// Marks nodes that fell silent down, those that are heard again ready, and follows those that moved.
     async fn check_health(&self, term: &Term) {
-        let silent = self.raft.read(|state| {
-            state
-                .nodes
-                .values()
-                .filter(|node| node.status.state != NodeState::Down && node.meta.id != self.node_id)
-                .any(|node| self.is_silent(node, term))
+        let seen = self.seen_addresses();
+        let changed = self.raft.read(|state| {
+            let others = state.nodes.values().filter(|node| node.meta.id != self.node_id);
+            others.into_iter().any(|node| self.change_of(node, term, &seen).is_some())
         });
-        let back = self.raft.read(|state| {
-            state.nodes.values().any(|node| {
-                is_lost(node) && term.arrived.contains_key(&node.meta.id) && self.is_heard(&node.meta.id)
-            })
-        });
-        if !silent && !back {
+        if !changed {
             return;
         }
         self.commit(|state| {
             let mut changes = Vec::new();
             for node in state.nodes.values().filter(|node| node.meta.id != self.node_id) {
                 let id = &node.meta.id;
-                if self.is_silent(node, term) {
-                    changes.extend(skep_control::node_down(state, id));
-                } else if is_lost(node) && self.is_heard(id) {
-                    changes.extend(term.arrived.get(id).and_then(|hello| self.arrival(state, id, hello)));
+                match self.change_of(node, term, &seen) {
+                    Some(Health::Silent) => changes.extend(skep_control::node_down(state, id)),
+                    Some(Health::Back | Health::Moved) => {
+                        changes.extend(term.arrived.get(id).and_then(|hello| self.arrival(state, id, hello)));
+                    }
+                    None => {}
                 }
             }
             for change in &changes {
                 if let Change::PutNode(node) = change {
-                    tracing::info!(node = %node.meta.id, state = ?node.status.state, "a node's state changed");
+                    let (state, address) = (node.status.state, &node.status.addr);
+                    tracing::info!(node = %node.meta.id, ?state, %address, "a node's state changed");
                 }
             }
             changes
         })
         .await;
+    }
+
+    fn change_of(&self, node: &Node, term: &Term, seen: &BTreeMap<String, String>) -> Option<Health> {
+        let id = &node.meta.id;
+        let is_down = node.status.state == NodeState::Down;
+        if !is_down && self.is_silent(node, term) {
+            return Some(Health::Silent);
+        }
+        if !term.arrived.contains_key(id) || !self.is_heard(id) {
+            return None;
+        }
+        if is_lost(node) {
+            return Some(Health::Back);
+        }
+        let moved = seen.get(id).is_some_and(|address| *address != node.status.addr);
+        (!is_down && moved).then_some(Health::Moved)
+    }
+
+    /// Where the connected nodes are seen.
+    fn seen_addresses(&self) -> BTreeMap<String, String> {
+        let connected = self.mesh.peers().into_iter().filter(|peer| peer.control);
+        connected
+            .filter_map(|peer| Some((peer.node_id, peer.address?.ip().to_canonical().to_string())))
+            .collect()
     }
 
     fn patience(&self, node_id: &str) -> Duration {
@@ -313,8 +341,7 @@ impl Leader {
         };
         let (voters, learners) = (names(voters), names(learners));
         let heard = |id: &str| self.mesh.is_connected(id);
-        let view =
-            RaftView { leader: &self.node_id, voters: &voters, learners: &learners, heard: &heard };
+        let view = RaftView { leader: &self.node_id, voters: &voters, learners: &learners, heard: &heard };
         let mut steps = self.raft.read(|state| roles::next(state, &view)).into_iter();
         // An addition that failed makes way for the next one: a manager that cannot catch up must not keep others out.
         let skip = |step: &RoleStep| matches!(step, RoleStep::Add(id) if term.failed.contains(id));

@@ -17,14 +17,15 @@ use std::sync::Arc;
 
 use skep_mesh::{Mesh, PeerConfig};
 use skep_raft::{RaftNode, RaftOptions, Transport};
+use skep_seal::Vault;
 use skep_state::Transaction;
 use skep_state::spec::NodeRole;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::{Dispatcher, Leader, MeshTransport};
-use crate::NodeError;
+use super::{Dispatcher, Leader, MeshTransport, locking, settings};
+use crate::{NodeError, backup};
 
 /// A running manager part.
 pub(crate) struct ManagerPart {
@@ -43,16 +44,17 @@ pub(crate) struct ManagerPart {
 pub(crate) struct ManagerSlot {
     folder: PathBuf,
     mesh: Mesh,
+    vault: Vault,
     current: watch::Sender<Option<Arc<ManagerPart>>>,
     /// One start or stop at a time.
     changing: tokio::sync::Mutex<()>,
 }
 
 impl ManagerSlot {
-    /// An empty slot; Raft's files are, or will be, in `folder`.
-    pub(crate) fn new(folder: PathBuf, mesh: Mesh) -> Arc<Self> {
+    /// An empty slot; Raft's files are, or will be, in `folder`, sealed with the vault's key.
+    pub(crate) fn new(folder: PathBuf, mesh: Mesh, vault: Vault) -> Arc<Self> {
         let (current, changing) = (watch::Sender::new(None), tokio::sync::Mutex::new(()));
-        Arc::new(Self { folder, mesh, current, changing })
+        Arc::new(Self { folder, mesh, vault, current, changing })
     }
 
     /// The manager part, if the node has one now.
@@ -76,7 +78,7 @@ impl ManagerSlot {
         if self.get().is_some() {
             return Ok(());
         }
-        let part = ManagerPart::start(&self.folder, &self.mesh, first).await?;
+        let part = ManagerPart::start(&self.folder, &self.mesh, &self.vault, first).await?;
         self.current.send_replace(Some(Arc::new(part)));
         Ok(())
     }
@@ -134,10 +136,11 @@ impl ManagerPart {
     async fn start(
         folder: &std::path::Path,
         mesh: &Mesh,
+        vault: &Vault,
         first: Option<Transaction>,
     ) -> Result<Self, NodeError> {
         let transport = Arc::new(MeshTransport::new(mesh.clone()));
-        let options = RaftOptions::new(folder, mesh.node_id());
+        let options = RaftOptions::new(folder, mesh.node_id(), vault.key());
         let raft = RaftNode::open(options, Arc::clone(&transport) as Arc<dyn Transport>)
             .await
             .map_err(NodeError::internal("cannot open the swarm's state"))?;
@@ -157,13 +160,19 @@ impl ManagerPart {
         let (dispatcher, inbox) = Dispatcher::new(raft.clone(), cancel.clone());
         let node_id = mesh.node_id().to_owned();
         let leader = Leader { raft: raft.clone(), mesh: mesh.clone(), node_id, inbox };
-        let stopped = cancel.clone();
-        tracker.spawn(async move {
-            tokio::select! {
-                () = stopped.cancelled() => {}
-                () = leader.run() => {}
-            }
-        });
+        let run = |work: futures_util::future::BoxFuture<'static, ()>| {
+            let stopped = cancel.clone();
+            tracker.spawn(async move {
+                tokio::select! {
+                    () = stopped.cancelled() => {}
+                    () = work => {}
+                }
+            });
+        };
+        run(Box::pin(leader.run()));
+        run(Box::pin(locking::follow(raft.clone(), vault.clone())));
+        run(Box::pin(settings::finish_rotations(raft.clone())));
+        run(Box::pin(backup::spread(raft.clone(), mesh.clone())));
         tracker.close();
         let stop = cancel.clone().drop_guard();
         Ok(Self { raft, dispatcher, transport, cancel, tracker, _stop: stop })

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::record;
+use super::sealed::FileSeal;
 use crate::StoreError;
 use crate::types::{Entry, LogId};
 
@@ -15,6 +16,7 @@ use crate::types::{Entry, LogId};
 pub(super) struct Segment {
     pub(super) path: PathBuf,
     pub(super) file: File,
+    pub(super) seal: FileSeal,
 }
 
 /// Where an entry stands.
@@ -144,7 +146,8 @@ impl Planned {
             reason,
         };
         let record = record::read(&bytes).map_err(|reason| corrupt(reason.to_owned()))?;
-        let entry = decode_entry(record.payload).map_err(corrupt)?;
+        let payload = segment.seal.open(&segment.path, slot.offset.into(), &record)?;
+        let entry = decode_entry(&payload).map_err(corrupt)?;
         if entry.log_id != slot.log_id {
             return Err(corrupt(format!("entry {} stands where {} should", entry.log_id, slot.log_id)));
         }
@@ -152,7 +155,8 @@ impl Planned {
     }
 }
 
-/// An entry's payload: its log ID in 24 bytes (so that opening a log need not decode the rest), then the rest.
+/// An entry's payload: its log ID in 24 bytes (which stays in clear, and need not be decoded
+/// to open a log), then the rest.
 pub(super) fn encode_entry(entry: &Entry) -> Result<Vec<u8>, StoreError> {
     let mut bytes = Vec::with_capacity(512);
     bytes.extend_from_slice(&entry.log_id.leader_id.term.to_le_bytes());

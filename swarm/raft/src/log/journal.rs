@@ -7,17 +7,20 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
+use skep_seal::Key;
 
 use super::index::{Index, Segment, Slot, decode_log_id, encode_entry};
 use super::record::{self, Kind};
+use super::sealed::FileSeal;
 use crate::StoreError;
 use crate::files::{sync_folder, write_whole};
 use crate::types::{Entry, LogId, Vote};
 
 /// See the module's drawing.
 #[derive(Debug)]
-pub(super) struct Journal {
+pub(crate) struct Journal {
     dir: PathBuf,
+    key: Key,
     segment_bytes: u32,
     index: Arc<RwLock<Index>>,
     head: Head,
@@ -43,12 +46,13 @@ pub(super) const SEGMENT_BYTES: u32 = 8 << 20;
 
 impl Journal {
     /// Opens the log in `dir`, replays it, and cuts a torn tail.
-    pub(super) fn open(dir: &Path, segment_bytes: u32) -> Result<Self, StoreError> {
+    pub(crate) fn open(dir: &Path, key: &Key, segment_bytes: u32) -> Result<Self, StoreError> {
         std::fs::create_dir_all(dir).map_err(StoreError::io("make folder", dir))?;
         let mut numbers = list(dir)?;
         numbers.sort_unstable();
         let mut journal = Self {
             dir: dir.to_owned(),
+            key: key.clone(),
             segment_bytes,
             index: Arc::default(),
             head: Head::default(),
@@ -96,11 +100,13 @@ impl Journal {
             last = Some(entry.log_id);
         }
         self.make_room()?;
+        let active = self.active_segment()?;
         let mut bytes = Vec::new();
         let mut slots = Vec::with_capacity(entries.len());
         for entry in &entries {
             let offset = self.end_after(bytes.len())?;
-            record::write(&mut bytes, Kind::Entry, self.synced, &encode_entry(entry)?)?;
+            let payload = encode_entry(entry)?;
+            active.seal.write(&mut bytes, Kind::Entry, offset.into(), self.synced, &payload)?;
             let size = self.end_after(bytes.len())? - offset;
             slots.push(Slot { log_id: entry.log_id, segment: self.active, offset, size });
         }
@@ -180,7 +186,8 @@ impl Journal {
     fn add(&mut self, kind: Kind, value: &impl Serialize) -> Result<(), StoreError> {
         self.make_room()?;
         let mut bytes = Vec::new();
-        record::write(&mut bytes, kind, self.synced, &encode(value)?)?;
+        let active = self.active_segment()?;
+        active.seal.write(&mut bytes, kind, self.end.into(), self.synced, &encode(value)?)?;
         self.write(&bytes)
     }
 
@@ -210,9 +217,10 @@ impl Journal {
     fn start_segment(&mut self, number: u64) -> Result<(), StoreError> {
         let path = segment_path(&self.dir, number);
         let mut bytes = Vec::new();
-        record::write(&mut bytes, Kind::Head, 0, &encode(&self.head)?)?;
+        let head = encode(&self.head)?;
+        let seal = FileSeal::begin(&self.key, &segment_name(number), Kind::Head, &head, &mut bytes)?;
         let file = write_whole(&path, &bytes)?;
-        self.index.write().segments.insert(number, Arc::new(Segment { path, file }));
+        self.index.write().segments.insert(number, Arc::new(Segment { path, file, seal }));
         self.active = number;
         self.end = 0;
         self.end = self.end_after(bytes.len())?;
@@ -248,7 +256,8 @@ impl Journal {
             return Err(corrupt(bytes.len(), "the file is impossibly large".to_owned()));
         }
         let mut offset = 0;
-        while offset < bytes.len() || offset == 0 {
+        let mut seal: Option<FileSeal> = None;
+        while offset < bytes.len() || seal.is_none() {
             let record = match record::read(&bytes[offset..]) {
                 Ok(record) => record,
                 Err(reason) => {
@@ -264,9 +273,18 @@ impl Journal {
             if (record.kind == Kind::Head) != (offset == 0) {
                 return Err(corrupt(offset, "a head that is not at the start, or none there".to_owned()));
             }
-            let size = record.size;
-            self.replay_record(number, offset as u32, &record).map_err(|reason| corrupt(offset, reason))?;
-            offset += size;
+            let payload = match &seal {
+                Some(seal) => seal.open(&path, offset as u64, &record)?,
+                None => {
+                    let (begun, payload) =
+                        FileSeal::resume(&self.key, &segment_name(number), &path, &record)?;
+                    seal = Some(begun);
+                    payload
+                }
+            };
+            self.replay_record(number, offset as u32, &record, &payload)
+                .map_err(|reason| corrupt(offset, reason))?;
+            offset += record.size;
         }
         let file = OpenOptions::new()
             .read(true)
@@ -276,7 +294,8 @@ impl Journal {
         if is_last {
             self.cut(&file, &path, offset, bytes.len())?;
         }
-        self.index.write().segments.insert(number, Arc::new(Segment { path, file }));
+        let Some(seal) = seal else { return Err(corrupt(0, "the segment is empty".to_owned())) };
+        self.index.write().segments.insert(number, Arc::new(Segment { path, file, seal }));
         self.active = number;
         self.end = offset as u32;
         self.synced = self.end;
@@ -300,17 +319,18 @@ impl Journal {
         segment: u64,
         offset: u32,
         record: &record::Record<'_>,
+        payload: &[u8],
     ) -> Result<(), String> {
         let mut index = self.index.write();
         match record.kind {
             Kind::Head => {
-                self.head = decode(record.payload)?;
+                self.head = decode(payload)?;
                 if let Some(purged) = self.head.purged {
                     index.purge(purged);
                 }
             }
             Kind::Entry => {
-                let log_id = decode_log_id(record.payload)?;
+                let log_id = decode_log_id(payload)?;
                 // With no entry before it (they were in segments that are gone), any may be the first one here:
                 // `check_whole` looks at the end whether it fits to what was purged.
                 if let Some(last) = index.slots.back()
@@ -320,14 +340,14 @@ impl Journal {
                 }
                 index.push(Slot { log_id, segment, offset, size: record.size as u32 }, None);
             }
-            Kind::Truncate => index.truncate(decode(record.payload)?),
+            Kind::Truncate => index.truncate(decode(payload)?),
             Kind::Purge => {
-                let upto: LogId = decode(record.payload)?;
+                let upto: LogId = decode(payload)?;
                 self.head.purged = self.head.purged.max(Some(upto));
                 index.purge(upto);
             }
-            Kind::Vote => self.head.vote = Some(decode(record.payload)?),
-            Kind::Committed => self.head.committed = decode(record.payload)?,
+            Kind::Vote => self.head.vote = Some(decode(payload)?),
+            Kind::Committed => self.head.committed = decode(payload)?,
             Kind::SnapshotHead | Kind::SnapshotBody | Kind::SnapshotEnd => {
                 return Err("a snapshot's record in the log".to_owned());
             }
@@ -375,7 +395,11 @@ fn list(dir: &Path) -> Result<Vec<u64>, StoreError> {
 }
 
 fn segment_path(dir: &Path, number: u64) -> PathBuf {
-    dir.join(format!("{number:016x}.seg"))
+    dir.join(segment_name(number))
+}
+
+fn segment_name(number: u64) -> String {
+    format!("{number:016x}.seg")
 }
 
 fn encode(value: &impl Serialize) -> Result<Vec<u8>, StoreError> {

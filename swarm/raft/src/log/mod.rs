@@ -20,7 +20,11 @@
 //! acknowledged, and is cut off. Anything else is **corruption**, reported with file and offset, and nothing is changed.
 //! (What cannot be told from a torn write: damage to the very last synced record.)
 //!
-//! - `record`: how a record looks on disk; the one place for a cipher.
+//! A record that is whole, but does not open, is never a torn tail: sealed with another key it is **wrong key**, moved or
+//! forged it is corruption.
+//!
+//! - `record`: how a record looks on disk.
+//! - `sealed`: what is in it, unreadable without the key.
 //! - `journal`: segments, replay, and the operations. Synchronous.
 //! - `index`: where each live entry is, for readers.
 //! - `store`: the journal on its own thread, as openraft's `RaftLogStorage`.
@@ -28,6 +32,7 @@
 mod index;
 mod journal;
 pub(crate) mod record;
+pub(crate) mod sealed;
 mod store;
 
 pub(crate) use store::LogStore;

@@ -1,11 +1,12 @@
-//! How a record looks on disk, in the log and in snapshots.
+//! How a record looks on disk, in the log and in snapshots. What its payload says is for [`super::sealed`].
 //!
 //! ```text
 //! offset 0   2     3     4        8          12        16
 //!        [mark][kind][seal][length][synced up to][crc32c][payload …]     all numbers little-endian
 //! ```
-//! `length` counts the payload. The checksum covers the 12 bytes before it and the payload. `seal` is 0: the payload is
-//! in clear; a cipher is to be put into [`write`] and [`read`] with a number of its own, and nowhere else.
+//! `length` counts the payload. The checksum covers the 12 bytes before it and the payload, as it stands there: torn
+//! writes are found without the key. `seal` is 1: the payload is as `sealed` makes it. A record in clear is refused, or
+//! whoever can write the folder, but has no key, could make one.
 
 use crate::StoreError;
 
@@ -49,6 +50,14 @@ impl Kind {
         .into_iter()
         .find(|&kind| kind as u8 == byte)
     }
+
+    /// How many bytes at the payload's start are in clear: an entry's log ID.
+    pub(crate) const fn clear_bytes(self) -> usize {
+        match self {
+            Self::Entry => 24,
+            _ => 0,
+        }
+    }
 }
 
 /// A record found in a file.
@@ -58,7 +67,7 @@ pub(crate) struct Record<'a> {
     pub(crate) kind: Kind,
     /// Up to which offset its file was durable when it was written.
     pub(crate) synced: u32,
-    /// In clear.
+    /// As it is on disk.
     pub(crate) payload: &'a [u8],
     /// Bytes on disk.
     pub(crate) size: usize,
@@ -81,6 +90,7 @@ pub(crate) fn write(out: &mut Vec<u8>, kind: Kind, synced: u32, payload: &[u8]) 
     let mut header = [0_u8; 12];
     header[..2].copy_from_slice(&MARK);
     header[2] = kind as u8;
+    header[3] = SEALED;
     header[4..8].copy_from_slice(&length.to_le_bytes());
     header[8..].copy_from_slice(&synced.to_le_bytes());
     let checksum = crc32c::crc32c_append(crc32c::crc32c(&header), payload);
@@ -113,8 +123,8 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Record<'_>, &'static str> {
     let Some(kind) = Kind::from_byte(header[2]) else {
         return Err("a record of an unknown kind; was it written by a newer version?");
     };
-    if header[3] != 0 {
-        return Err("a sealed record; was it written by a newer version?");
+    if header[3] != SEALED {
+        return Err("a record that is not sealed as this version seals");
     }
     Ok(Record { kind, synced: number(8), payload, size: HEADER_BYTES + length })
 }
@@ -128,6 +138,8 @@ pub(crate) fn any_synced_beyond(bytes: &[u8], offset: u32) -> bool {
 
 /// Seldom in text, so that looking for a record's start does not stop often.
 const MARK: [u8; 2] = [0xb5, 0x1e];
+/// What stands in `seal`.
+const SEALED: u8 = 1;
 
 #[cfg(test)]
 mod tests {

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{EntryPayload, LogState, OptionalSend, RaftLogReader, StorageIOError};
 use parking_lot::{Mutex, RwLock};
+use skep_seal::Key;
 use tokio::sync::{mpsc, oneshot};
 
 use super::index::{Index, Planned};
@@ -53,16 +54,17 @@ const JOB_QUEUE: usize = 64;
 
 impl LogStore {
     /// Opens the log in `dir` and starts its thread, which ends with the last clone; `guard` is dropped then.
-    pub(crate) fn open(dir: &Path, guard: impl Send + 'static) -> Result<Self, StoreError> {
-        Self::with_segments(dir, SEGMENT_BYTES, guard)
+    pub(crate) fn open(dir: &Path, key: &Key, guard: impl Send + 'static) -> Result<Self, StoreError> {
+        Self::with_segments(dir, key, SEGMENT_BYTES, guard)
     }
 
     pub(super) fn with_segments(
         dir: &Path,
+        key: &Key,
         segment_bytes: u32,
         guard: impl Send + 'static,
     ) -> Result<Self, StoreError> {
-        let journal = Journal::open(dir, segment_bytes)?;
+        let journal = Journal::open(dir, key, segment_bytes)?;
         let head = journal.head();
         let (jobs, receiver) = mpsc::channel(JOB_QUEUE);
         let store = Self {
@@ -84,9 +86,8 @@ impl LogStore {
 
     /// Ends the thread after the jobs that are there already. Later ones fail.
     pub(crate) fn close(&self) {
-        let jobs = self.jobs.clone();
-        // The queue is full only while the disk is stuck; then the thread is left to end by itself.
-        if jobs.try_send(Job::Close).is_err() {
+        // The queue is full only while the disk is stuck; then the thread is left to end by itself. Closed: it has ended.
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.jobs.try_send(Job::Close) {
             tracing::warn!("the raft log did not take the request to close");
         }
     }

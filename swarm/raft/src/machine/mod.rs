@@ -13,6 +13,7 @@ use std::sync::Arc;
 use openraft::storage::{RaftStateMachine, Snapshot};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError};
 use parking_lot::{Mutex, RwLock};
+use skep_seal::Key;
 use skep_state::{Conflict, State};
 use tokio::sync::{broadcast, watch};
 
@@ -29,6 +30,7 @@ pub(crate) struct Machine {
 #[derive(Debug)]
 struct Shared {
     path: PathBuf,
+    key: Key,
     state: Arc<RwLock<State>>,
     position: Mutex<Position>,
     /// Held while the snapshot file is replaced; what it contains.
@@ -46,8 +48,8 @@ struct Position {
 
 impl Machine {
     /// Loads the snapshot at `path`, if there is one.
-    pub(crate) fn open(path: PathBuf) -> Result<Self, StoreError> {
-        let loaded = snapshot::load(&path)?;
+    pub(crate) fn open(path: PathBuf, key: &Key) -> Result<Self, StoreError> {
+        let loaded = snapshot::load(&path, key)?;
         let (meta, state) = match loaded {
             Some((meta, bytes)) => {
                 let state = snapshot::decode(&bytes).map_err(|reason| StoreError::Corrupt {
@@ -66,6 +68,7 @@ impl Machine {
         let applied = watch::Sender::new(position.applied.map_or(0, |log_id| log_id.index));
         let shared = Shared {
             path,
+            key: key.clone(),
             state: Arc::new(RwLock::new(state)),
             position: Mutex::new(position),
             snapshot: Mutex::new(meta),
@@ -85,6 +88,39 @@ impl Machine {
 
     pub(crate) fn watch_applied(&self) -> watch::Receiver<u64> {
         self.shared.applied.subscribe()
+    }
+
+    /// The last entry that was applied.
+    pub(crate) fn applied(&self) -> Option<LogId> {
+        self.shared.position.lock().applied
+    }
+
+    /// The index after it.
+    pub(crate) fn next_index(&self) -> u64 {
+        self.applied().map_or(0, |log_id| log_id.index + 1)
+    }
+
+    /// Applies entries outside of Raft.
+    pub(crate) fn take(&self, entries: Vec<Entry>) {
+        for entry in entries {
+            self.apply_entry(entry);
+        }
+    }
+
+    /// Writes a snapshot of the state (or of another one) with another membership, outside of Raft. Blocks.
+    pub(crate) fn rewrite(
+        &self,
+        last: LogId,
+        membership: StoredMembership,
+        state: Option<State>,
+    ) -> Result<(), StoreError> {
+        let bytes = match &state {
+            Some(state) => snapshot::encode(state)?,
+            None => snapshot::encode(&self.shared.state.read())?,
+        };
+        let snapshot_id = format!("{last}-alone");
+        let meta = SnapshotMeta { last_log_id: Some(last), last_membership: membership, snapshot_id };
+        self.shared.store(&meta, &bytes)
     }
 
     fn apply_entry(&self, entry: Entry) -> Vec<Result<Applied, Conflict>> {
@@ -124,7 +160,7 @@ impl Machine {
         if current.is_none() {
             return Ok(None);
         }
-        Ok(snapshot::load(&self.shared.path)?
+        Ok(snapshot::load(&self.shared.path, &self.shared.key)?
             .map(|(meta, bytes)| Snapshot { meta, snapshot: Box::new(Cursor::new(bytes)) }))
     }
 }
@@ -136,7 +172,7 @@ impl Shared {
         if current.as_ref().is_some_and(|current| current.last_log_id > meta.last_log_id) {
             return Ok(());
         }
-        snapshot::store(&self.path, meta, bytes)?;
+        snapshot::store(&self.path, &self.key, meta, bytes)?;
         *current = Some(meta.clone());
         Ok(())
     }

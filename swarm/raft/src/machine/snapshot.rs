@@ -1,4 +1,4 @@
-//! The snapshot file: records of the log's kind, so that the same checks (and later the same cipher) hold for it.
+//! The snapshot file: records of the log's kind, so that the same checks and the same seal hold for it.
 //!
 //! ```text
 //! snapshot   [SnapshotHead: what it contains][SnapshotBody: 1 MiB]…[SnapshotBody][SnapshotEnd: length of the body]
@@ -9,11 +9,13 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
+use skep_seal::Key;
 use skep_state::State;
 
 use crate::StoreError;
 use crate::files::write_whole;
 use crate::log::record::{self, Kind};
+use crate::log::sealed::FileSeal;
 use crate::options::SNAPSHOT_BYTES_MAX;
 use crate::types::SnapshotMeta;
 
@@ -31,20 +33,22 @@ pub(super) fn decode(bytes: &[u8]) -> Result<State, String> {
     rmp_serde::from_slice(bytes).map_err(|error| format!("the state does not decode: {error}"))
 }
 
-pub(super) fn store(path: &Path, meta: &SnapshotMeta, state: &[u8]) -> Result<(), StoreError> {
+pub(super) fn store(path: &Path, key: &Key, meta: &SnapshotMeta, state: &[u8]) -> Result<(), StoreError> {
     let head = rmp_serde::to_vec_named(meta)
         .map_err(|error| StoreError::Encode { what: "a snapshot's head", reason: error.to_string() })?;
     let mut bytes = Vec::with_capacity(state.len() + head.len() + 1024);
-    record::write(&mut bytes, Kind::SnapshotHead, 0, &head)?;
+    let seal = FileSeal::begin(key, NAME, Kind::SnapshotHead, &head, &mut bytes)?;
     for piece in state.chunks(BODY_BYTES) {
-        record::write(&mut bytes, Kind::SnapshotBody, 0, piece)?;
+        let offset = bytes.len() as u64;
+        seal.write(&mut bytes, Kind::SnapshotBody, offset, 0, piece)?;
     }
-    record::write(&mut bytes, Kind::SnapshotEnd, 0, &(state.len() as u64).to_le_bytes())?;
+    let offset = bytes.len() as u64;
+    seal.write(&mut bytes, Kind::SnapshotEnd, offset, 0, &(state.len() as u64).to_le_bytes())?;
     write_whole(path, &bytes).map(drop)
 }
 
 /// What the snapshot contains, and the encoded state; `None` when there is no snapshot.
-pub(super) fn load(path: &Path) -> Result<Option<(SnapshotMeta, Vec<u8>)>, StoreError> {
+pub(super) fn load(path: &Path, key: &Key) -> Result<Option<(SnapshotMeta, Vec<u8>)>, StoreError> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -56,25 +60,32 @@ pub(super) fn load(path: &Path) -> Result<Option<(SnapshotMeta, Vec<u8>)>, Store
         reason: reason.to_owned(),
     };
     let mut offset = 0;
-    let mut meta = None;
+    let foreign = "a record that does not belong here";
+    let first = record::read(&bytes).map_err(|reason| corrupt(0, reason))?;
+    if first.kind != Kind::SnapshotHead {
+        return Err(corrupt(0, foreign));
+    }
+    let (seal, head) = FileSeal::resume(key, NAME, path, &first)?;
+    let meta: SnapshotMeta = rmp_serde::from_slice(&head)
+        .map_err(|error| corrupt(0, &format!("the head does not decode: {error}")))?;
+    offset += first.size;
     let mut state = Vec::with_capacity(bytes.len());
     loop {
         let rest = bytes.get(offset..).unwrap_or_default();
         let record = record::read(rest).map_err(|reason| corrupt(offset, reason))?;
-        match (record.kind, &meta) {
-            (Kind::SnapshotHead, None) => {
-                let head: SnapshotMeta = rmp_serde::from_slice(record.payload)
-                    .map_err(|error| corrupt(offset, &format!("the head does not decode: {error}")))?;
-                meta = Some(head);
-            }
-            (Kind::SnapshotBody, Some(_)) => state.extend_from_slice(record.payload),
-            (Kind::SnapshotEnd, Some(_)) if record.payload == (state.len() as u64).to_le_bytes() => break,
-            _ => return Err(corrupt(offset, "a record that does not belong here")),
+        let payload = seal.open(path, offset as u64, &record)?;
+        match record.kind {
+            Kind::SnapshotBody => state.extend_from_slice(&payload),
+            Kind::SnapshotEnd if payload == (state.len() as u64).to_le_bytes() => break,
+            _ => return Err(corrupt(offset, foreign)),
         }
         offset += record.size;
     }
-    Ok(meta.map(|meta| (meta, state)))
+    Ok(Some((meta, state)))
 }
+
+/// What the first record is sealed for.
+const NAME: &str = "snapshot";
 
 /// Bytes of the state in one record.
 const BODY_BYTES: usize = 1 << 20;

@@ -17,7 +17,7 @@ async fn one_node_works_and_comes_back() {
     cluster.kill(0).await;
     let node = cluster.open(0).await;
     cluster.leader(&[0]).await;
-    node.ensure_linearizable().await.unwrap();
+    node.read_barrier().await.unwrap();
     assert_eq!(node.read(Clone::clone), before);
     assert!(node.is_initialized());
     let next = node.propose(put("more", 0)).await.unwrap();
@@ -36,7 +36,7 @@ async fn three_nodes_agree_and_followers_forward() {
     }
     for number in 0..3 {
         let node = cluster.node(number);
-        node.ensure_linearizable().await.unwrap();
+        node.read_barrier().await.unwrap();
         assert!((0..3).all(|from| has(&node, &format!("from{from}"))), "{number}");
         assert_eq!(node.leader(), Some(name(leader)));
         let members = node.members();

@@ -36,10 +36,10 @@ async fn a_dead_leader_is_replaced_and_no_acknowledged_write_is_lost() {
     writing.abort();
     let names = acknowledged.lock().clone();
     let returned = cluster.open(leader).await;
-    returned.ensure_linearizable().await.unwrap();
+    returned.read_barrier().await.unwrap();
     for &number in &[0, 1, 2] {
         let node = cluster.node(number);
-        node.ensure_linearizable().await.unwrap();
+        node.read_barrier().await.unwrap();
         let missing: Vec<_> = names.iter().filter(|service| !has(&node, service)).collect();
         assert!(missing.is_empty(), "node {number} lacks {missing:?}");
     }
@@ -62,7 +62,7 @@ async fn a_leader_that_is_cut_off_steps_aside_and_its_writes_are_not_acknowledge
     assert!(matches!(orphan.await.unwrap(), Err(ProposeError::LeaderLost | ProposeError::NoLeader)));
     cluster.heal(old);
     until("the old leader to follow", || (lost.leader() == Some(name(new))).then_some(())).await;
-    lost.ensure_linearizable().await.unwrap();
+    lost.read_barrier().await.unwrap();
     // Its entry was overwritten: nobody has it, itself included.
     for number in 0..3 {
         assert!(has(&cluster.node(number), "kept") && !has(&cluster.node(number), "orphan"), "{number}");
@@ -96,7 +96,7 @@ async fn without_a_majority_proposals_are_refused_soon_and_reads_too() {
     }
     let node = cluster.node(leader);
     until("the leader to notice", || node.leader().is_none().then_some(())).await;
-    assert_eq!(node.ensure_linearizable().await, Err(ReadError::NoLeader));
+    assert_eq!(node.read_barrier().await, Err(ProposeError::NoLeader));
     assert_eq!(node.propose(put("lonely", 0)).await, Err(ProposeError::NoLeader));
     // Once it has been without a majority for a while, at once.
     let asked = Instant::now();
@@ -126,7 +126,7 @@ async fn a_whole_swarm_comes_back_from_its_disks() {
     cluster.leader(&[0, 1, 2]).await;
     for number in 0..3 {
         let node = cluster.node(number);
-        node.ensure_linearizable().await.unwrap();
+        node.read_barrier().await.unwrap();
         assert!((0..30).all(|service| has(&node, &format!("s{service}"))), "{number}");
     }
 }
@@ -148,7 +148,7 @@ async fn what_was_acknowledged_is_in_a_copy_of_the_folder() {
     let node = RaftNode::open(options, Arc::new(link)).await.unwrap();
     cluster.nodes.insert(name(0), node.clone());
     cluster.leader(&[0]).await;
-    node.ensure_linearizable().await.unwrap();
+    node.read_barrier().await.unwrap();
     assert!((0..20).all(|number| has(&node, &format!("s{number}"))));
 }
 
