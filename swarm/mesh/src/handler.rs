@@ -67,7 +67,7 @@ pub trait Handler: Send + Sync + 'static {
     /// Decides on a member that wants a new certificate because the one it has is of no use any more (or its clock is
     /// wrong). It has proven that it holds the key of `peer`'s certificate, which a CA that is trusted now has signed,
     /// **however long ago**: whether it is listed, with that key, and in which role, is the handler's to judge.
-    /// `key_digest` is [`Identity::key_digest`](crate::Identity::key_digest) of that key, and `csr_pem` is for it.
+    /// The answer's `extra` is not sent. `key_digest` is [`Identity::key_digest`](crate::Identity::key_digest) of that key, and `csr_pem` is for it.
     async fn reenrol(
         &self,
         remote: SocketAddr,

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use skep_seal::SealError;
 use x509_parser::prelude::X509Certificate;
+use x509_parser::public_key::PublicKey;
 use zeroize::Zeroizing;
 
 use crate::ca::BACK_DATE;
@@ -365,7 +366,11 @@ pub fn csr_key_digest(csr_pem: &str) -> Result<String, IdentityError> {
         .map_err(|error| IdentityError::DamagedRequest(format!("{error:?}")))?;
     let (_, csr) = X509CertificationRequest::from_der(&der).map_err(|error| damaged(&error))?;
     csr.verify_signature().map_err(|error| damaged(&error))?;
-    Ok(hex::encode(Sha256::digest(csr.certification_request_info.subject_pki.raw)))
+    let key = &csr.certification_request_info.subject_pki;
+    match key.parsed() {
+        Ok(PublicKey::EC(point)) if point.key_size() == 256 => Ok(hex::encode(Sha256::digest(key.raw))),
+        _ => Err(damaged(&"the key is not ECDSA P-256")),
+    }
 }
 
 /// SHA-256 of a certificate's key, hex.
@@ -522,6 +527,9 @@ mod tests {
         damaged[middle] = if damaged[middle] == b'A' { b'B' } else { b'A' };
         assert!(csr_key_digest(&String::from_utf8(damaged).unwrap()).is_err());
         assert!(csr_key_digest("nonsense").is_err());
+        let other = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
+        let error = csr_key_digest(&request(&other).unwrap()).unwrap_err();
+        assert!(error.to_string().contains("not ECDSA P-256"), "{error}");
     }
 
     #[test]

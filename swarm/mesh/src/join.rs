@@ -106,7 +106,7 @@ pub enum JoinError {
         waited: Duration,
     },
     /// The connection failed.
-    #[error("join by {address}: {reason}")]
+    #[error("{address}: {reason}")]
     Connection {
         /// The manager's address.
         address: SocketAddr,

@@ -208,3 +208,34 @@ impl Heartbeat {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn hellos_with_and_without_an_epoch() {
+        let bare = Hello { incarnation: 7, class: Class::Bulk, epoch: None };
+        assert_eq!(Hello::decode(&bare.encode()), Some(bare.clone()));
+        // As written before there were epochs.
+        assert_eq!(Hello::decode(&bare.encode()[..9]), Some(bare.clone()));
+        let proof = [&5u64.to_be_bytes()[..], &[0, 1, 0xaa], &[0, 2, 0xbb, 0xcc]].concat();
+        let epoch = Hello { epoch: EpochProof::decode(&proof), ..bare };
+        assert_eq!(epoch.epoch_number(), 5);
+        let mut bytes = epoch.encode().to_vec();
+        assert!(Hello::decode(&bytes[..bytes.len() - 1]).is_none());
+        bytes.extend(b"a later version");
+        assert_eq!(Hello::decode(&bytes), Some(epoch));
+        assert_eq!(Hello::decode(&bytes[..8]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_makes_no_hello_that_differs(body: Vec<u8>) {
+            if let Some(hello) = Hello::decode(&body) {
+                prop_assert_eq!(Hello::decode(&hello.encode()), Some(hello));
+            }
+        }
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use quinn::{Connection, Endpoint, EndpointConfig, TokioRuntime};
 
 use super::support::{Issuer, Node, PATIENCE, Swarm};
 use crate::ca::{CertificateAuthority, DEFAULT_VALIDITY};
-use crate::class::Purpose;
+use crate::class::{Class, Purpose};
 use crate::handler::RemoteError;
 use crate::identity::{Identity, NewKey, Role};
 use crate::join::{self, JoinError};
@@ -151,6 +152,29 @@ async fn recorded_and_borrowed_requests_are_refused() {
         assert_eq!(say(&open, &a, garbage).await.unwrap_err().code, RemoteError::MALFORMED);
     }
     assert_eq!(a.handler.reenrolled.lock().len(), 1);
+    a.stop().await;
+}
+
+/// Such a connection is good for one re-enrolment and nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_visitors_connection_takes_nothing_else() {
+    let swarm = Swarm::new();
+    let a = swarm.node("node-a").await;
+    let own = stranded(&swarm);
+    for stream_type in [StreamType::Request, StreamType::Stream, StreamType::Join, StreamType::Hello] {
+        let (_endpoint, open) = connection(&own, &a).await;
+        let answer = visit::exchange(&open, a.addr, stream_type, Bytes::from_static(b"x"), PATIENCE).await;
+        assert!(matches!(answer, Err(JoinError::Connection { .. })), "{stream_type:?} {answer:?}");
+    }
+    let counted = [&a.handler.requests, &a.handler.joins].map(|count| count.load(Ordering::SeqCst));
+    assert_eq!((counted, a.handler.reenrolled.lock().len()), ([0, 0], 0));
+    // Nor does one that says another protocol than its first packet.
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let endpoint = Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime)).unwrap();
+    for purpose in [Purpose::Mesh(Class::Control), Purpose::Join] {
+        let config = transport::visitor(tls::renew_client(&own).unwrap(), purpose);
+        assert!(visit::connect(&endpoint, a.addr, config, PATIENCE).await.is_err());
+    }
     a.stop().await;
 }
 
