@@ -46,7 +46,9 @@ fn put(name: &str) -> Transaction {
 
 async fn open(dir: &Path, nodes: &Nodes, name: &str) -> Result<RaftNode, Failure> {
     let link = Link { nodes: Arc::clone(nodes), from: name.to_owned() };
-    let node = RaftNode::open(RaftOptions::new(dir.join(name), name), Arc::new(link)).await?;
+    let node =
+        RaftNode::open(RaftOptions::new(dir.join(name), name, skep_seal::Key::random()), Arc::new(link))
+            .await?;
     nodes.lock().insert(name.to_owned(), node.clone());
     Ok(node)
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use openraft::{CommittedLeaderId, EntryPayload};
 use proptest::prelude::*;
+use skep_seal::Key;
 use skep_state::{Change, Kind, Transaction};
 use tempfile::TempDir;
 
@@ -43,13 +44,17 @@ fn segments(dir: &TempDir) -> Vec<PathBuf> {
     paths
 }
 
+fn key() -> Key {
+    Key::from_bytes([7; 32])
+}
+
 const LARGE: u32 = 1 << 20;
 
 /// At every length at which the file can end: all that was durable before is there, and nothing half.
 #[test]
 fn every_cut_of_the_tail_leaves_whole_entries() {
     let dir = TempDir::new().unwrap();
-    let mut journal = Journal::open(dir.path(), LARGE).unwrap();
+    let mut journal = Journal::open(dir.path(), &key(), LARGE).unwrap();
     let path = segments(&dir)[0].clone();
     let mut ends = BTreeMap::new();
     ends.insert(std::fs::metadata(&path).unwrap().len(), 0);
@@ -63,14 +68,14 @@ fn every_cut_of_the_tail_leaves_whole_entries() {
     let head = *ends.keys().next().unwrap();
     for length in head..=whole.len() as u64 {
         std::fs::write(&path, &whole[..length as usize]).unwrap();
-        let mut journal = Journal::open(dir.path(), LARGE).unwrap();
+        let mut journal = Journal::open(dir.path(), &key(), LARGE).unwrap();
         let expected = *ends.range(..=length).next_back().unwrap().1;
         let found = contents(&journal);
         assert_eq!(found.len() as u64, expected, "cut at {length}");
         // It can be written on, and read again.
         journal.append(vec![entry(2, expected, 3)]).unwrap();
         drop(journal);
-        let journal = Journal::open(dir.path(), LARGE).unwrap();
+        let journal = Journal::open(dir.path(), &key(), LARGE).unwrap();
         assert_eq!(contents(&journal).len() as u64, expected + 1);
         assert!(journal.head().committed.map_or(0, |committed| committed.index + 1) <= expected);
     }
@@ -80,7 +85,7 @@ fn every_cut_of_the_tail_leaves_whole_entries() {
 #[test]
 fn a_torn_last_batch_is_cut_wherever_it_is_damaged() {
     let dir = TempDir::new().unwrap();
-    let mut journal = Journal::open(dir.path(), LARGE).unwrap();
+    let mut journal = Journal::open(dir.path(), &key(), LARGE).unwrap();
     let path = segments(&dir)[0].clone();
     journal.append(vec![entry(1, 0, 5), entry(1, 1, 5)]).unwrap();
     let durable = std::fs::metadata(&path).unwrap().len() as usize;
@@ -91,7 +96,7 @@ fn a_torn_last_batch_is_cut_wherever_it_is_damaged() {
         let mut torn = whole.clone();
         torn[at] ^= 0x55;
         std::fs::write(&path, &torn).unwrap();
-        let journal = Journal::open(dir.path(), LARGE).unwrap();
+        let journal = Journal::open(dir.path(), &key(), LARGE).unwrap();
         let found = contents(&journal);
         assert!((2..5).contains(&found.len()), "damaged at {at}: {found:?}");
     }
@@ -101,7 +106,7 @@ fn a_torn_last_batch_is_cut_wherever_it_is_damaged() {
 #[test]
 fn damage_to_what_was_durable_is_an_error() {
     let dir = TempDir::new().unwrap();
-    let mut journal = Journal::open(dir.path(), LARGE).unwrap();
+    let mut journal = Journal::open(dir.path(), &key(), LARGE).unwrap();
     let path = segments(&dir)[0].clone();
     journal.append(vec![entry(1, 0, 5), entry(1, 1, 5)]).unwrap();
     let durable = std::fs::metadata(&path).unwrap().len() as usize;
@@ -112,7 +117,7 @@ fn damage_to_what_was_durable_is_an_error() {
         let mut damaged = whole.clone();
         damaged[at] ^= 0x55;
         std::fs::write(&path, &damaged).unwrap();
-        match Journal::open(dir.path(), LARGE) {
+        match Journal::open(dir.path(), &key(), LARGE) {
             Err(StoreError::Corrupt { path: named, offset, .. }) => {
                 assert_eq!(named, path);
                 assert!(offset <= at as u64, "damaged at {at}, reported at {offset}");
@@ -126,7 +131,7 @@ fn damage_to_what_was_durable_is_an_error() {
 #[test]
 fn a_missing_segment_and_a_damaged_full_one_are_errors() {
     let dir = TempDir::new().unwrap();
-    let mut journal = Journal::open(dir.path(), 200).unwrap();
+    let mut journal = Journal::open(dir.path(), &key(), 200).unwrap();
     for index in 0..20 {
         journal.append(vec![entry(1, index, 50)]).unwrap();
     }
@@ -136,22 +141,22 @@ fn a_missing_segment_and_a_damaged_full_one_are_errors() {
     let second = std::fs::read(&paths[1]).unwrap();
     std::fs::write(&paths[1], &second[..second.len() - 1]).unwrap();
     assert!(
-        matches!(Journal::open(dir.path(), 200), Err(StoreError::Corrupt { path, .. }) if path == paths[1])
+        matches!(Journal::open(dir.path(), &key(), 200), Err(StoreError::Corrupt { path, .. }) if path == paths[1])
     );
     std::fs::remove_file(&paths[1]).unwrap();
     assert!(
-        matches!(Journal::open(dir.path(), 200), Err(StoreError::Corrupt { path, .. }) if path == paths[1])
+        matches!(Journal::open(dir.path(), &key(), 200), Err(StoreError::Corrupt { path, .. }) if path == paths[1])
     );
     std::fs::write(&paths[1], &second).unwrap();
     std::fs::remove_file(&paths[0]).unwrap();
-    let missing = Journal::open(dir.path(), 200).unwrap_err();
+    let missing = Journal::open(dir.path(), &key(), 200).unwrap_err();
     assert!(missing.to_string().contains("missing"), "{missing}");
 }
 
 #[test]
 fn a_hole_is_refused() {
     let dir = TempDir::new().unwrap();
-    let mut journal = Journal::open(dir.path(), LARGE).unwrap();
+    let mut journal = Journal::open(dir.path(), &key(), LARGE).unwrap();
     journal.append(vec![entry(1, 0, 1)]).unwrap();
     assert!(matches!(journal.append(vec![entry(1, 2, 1)]), Err(StoreError::Order { index: 2, last: 0 })));
     journal.append(vec![entry(1, 1, 1)]).unwrap();
@@ -185,7 +190,7 @@ proptest! {
     #[test]
     fn the_journal_equals_a_model(steps in prop::collection::vec(step(), 1..40)) {
         let dir = TempDir::new().unwrap();
-        let mut journal = Journal::open(dir.path(), 400).unwrap();
+        let mut journal = Journal::open(dir.path(), &key(), 400).unwrap();
         let mut model: BTreeMap<u64, (LogId, usize)> = BTreeMap::new();
         let mut purged: Option<LogId> = None;
         let mut vote = None;
@@ -224,7 +229,7 @@ proptest! {
                 }
                 Step::Reopen => {
                     drop(journal);
-                    journal = Journal::open(dir.path(), 400).unwrap();
+                    journal = Journal::open(dir.path(), &key(), 400).unwrap();
                 }
             }
             let expected: Vec<(LogId, usize)> = model.values().copied().collect();

@@ -91,7 +91,8 @@ impl Cluster {
     }
 
     pub(super) fn options(&self, number: usize) -> RaftOptions {
-        let mut options = RaftOptions::new(self.path(number), name(number));
+        let mut options =
+            RaftOptions::new(self.path(number), name(number), skep_seal::Key::from_bytes([7; 32]));
         options.snapshot_interval = self.interval;
         options.log_entries_kept = self.interval / 10;
         options

@@ -10,8 +10,9 @@ struct Builder;
 impl StoreBuilder<TypeConfig, LogStore, Machine, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, LogStore, Machine), StorageError> {
         let dir = TempDir::new().unwrap();
-        let log = LogStore::open(&dir.path().join("log"), ()).unwrap();
-        let machine = Machine::open(dir.path().join("snapshot")).unwrap();
+        let key = skep_seal::Key::from_bytes([7; 32]);
+        let log = LogStore::open(&dir.path().join("log"), &key, ()).unwrap();
+        let machine = Machine::open(dir.path().join("snapshot"), &key).unwrap();
         Ok((dir, log, machine))
     }
 }
