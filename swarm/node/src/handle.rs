@@ -17,8 +17,12 @@ use skep_state::{State, Timestamp, Transaction};
 
 use crate::agent::Exits;
 use crate::keeper::Keeper;
+use crate::manager::ManagerPart;
 use crate::membership::{Local, Membership};
 use crate::{NodeConfig, NodeError, RecoverRequest, clock, host, swarm_ops};
+
+/// The answer to a write that was under way when this node stopped being a manager.
+const DEMOTED: &str = "this node stopped being a manager before the change was confirmed: it may or may not have been made";
 
 /// Pauses before a membership that could not be taken up is tried again: from this …
 const RESUME_FIRST: Duration = Duration::from_secs(1);
@@ -375,7 +379,9 @@ impl Node {
     /// Commits a transaction (through the leader, wherever it is) and returns its index once this manager has
     /// applied it, so that a `read` sees it.
     pub async fn write(&self, transaction: Transaction) -> Result<u64, NodeError> {
-        self.raft()?.propose(transaction).await.map_err(refused)
+        let part = self.manager()?;
+        let proposed = part.while_it_runs(part.raft.propose(transaction)).await;
+        proposed.ok_or_else(|| NodeError::Unavailable(DEMOTED.to_owned()))?.map_err(refused)
     }
 
     /// The place in Raft of a node, if it is a manager.
@@ -441,6 +447,11 @@ impl Node {
 
     pub(crate) fn membership(&self) -> Option<Arc<Membership>> {
         self.inner.membership.read().clone()
+    }
+
+    pub(crate) fn manager(&self) -> Result<Arc<ManagerPart>, NodeError> {
+        let membership = self.membership().ok_or_else(|| self.why_not_in_swarm())?;
+        membership.manager.get().ok_or(NodeError::NotManager)
     }
 
     pub(crate) fn raft(&self) -> Result<RaftNode, NodeError> {

@@ -50,7 +50,9 @@ impl Node {
     /// Returns once this manager has applied everything that was acknowledged before the call, so that a read after it
     /// is up to date whichever manager it asks. Fails where the swarm has no leader.
     pub async fn read_barrier(&self) -> Result<(), NodeError> {
-        self.raft()?.read_barrier().await.map_err(refused)
+        let part = self.manager()?;
+        let passed = part.while_it_runs(part.raft.read_barrier()).await;
+        passed.ok_or(NodeError::NotManager)?.map_err(refused)
     }
 
     /// Changes the settings of the swarm at `version` and makes new what `rotate` names.

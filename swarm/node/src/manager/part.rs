@@ -178,6 +178,16 @@ impl ManagerPart {
         Ok(Self { raft, dispatcher, transport, cancel, tracker, _stop: stop })
     }
 
+    /// Waits for what needs this manager part, but not beyond its end: a manager that was taken out of Raft never hears
+    /// what became of its last requests.
+    pub(crate) async fn while_it_runs<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased; // what is done is done
+            done = work => Some(done),
+            () = self.cancel.cancelled() => None,
+        }
+    }
+
     async fn stop_loops(&self) {
         self.cancel.cancel();
         self.tracker.wait().await;
