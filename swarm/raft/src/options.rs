@@ -14,9 +14,6 @@ pub struct RaftOptions {
     pub node_id: String,
     /// Seals every record of the log and the snapshots. Always the same for one folder.
     pub key: Key,
-    /// Which control plane this is: another number after a recovery. A message of another one is refused, so that
-    /// managers of before the recovery, who know nothing of it, cannot disturb. All managers must have the same.
-    pub epoch: u64,
     /// How often a leader is heard.
     pub heartbeat: Duration,
     /// A follower that has not heard a leader for a random time between this …
@@ -38,7 +35,6 @@ impl RaftOptions {
             dir: dir.into(),
             node_id: node_id.into(),
             key,
-            epoch: 0,
             heartbeat: Duration::from_millis(100),
             election_min: Duration::from_millis(400),
             election_max: Duration::from_millis(800),

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{TransportError, Update};
 
+mod alone;
 mod cluster;
 mod faults;
 mod members;
