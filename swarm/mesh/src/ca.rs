@@ -23,7 +23,8 @@ use rcgen::{
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 
-use crate::identity::{Role, parse, parse_certificates};
+use crate::certificate::{parse, parse_certificates};
+use crate::identity::Role;
 use crate::token::CaDigest;
 use crate::{ca_pem, chain, root};
 

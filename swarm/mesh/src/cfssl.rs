@@ -21,9 +21,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::identity::{
-    Identity, IdentityError, PeerIdentity, Role, csr_key_digest, key_digest_of, parse_certificates,
-};
+use crate::certificate::{csr_key_digest, key_digest_of, parse_certificates};
+use crate::identity::{Identity, IdentityError, PeerIdentity, Role};
 use crate::{ca_pem, chain, tls};
 
 /// Time for one URL, as SwarmKit (`externalRequestTimeout`).

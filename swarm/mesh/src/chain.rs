@@ -9,7 +9,8 @@ use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 
-use crate::identity::{IdentityError, parse};
+use crate::certificate::parse;
+use crate::identity::IdentityError;
 use crate::tls;
 
 /// Trust in all of `roots`.

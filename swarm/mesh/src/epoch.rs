@@ -13,8 +13,9 @@
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rustls::pki_types::CertificateDer;
 
+use crate::certificate::{MAX_CHAIN, parse, parse_certificates};
 use crate::chain;
-use crate::identity::{Identity, IdentityError, MAX_CHAIN, PeerIdentity, Role, parse, parse_certificates};
+use crate::identity::{Identity, IdentityError, PeerIdentity, Role};
 
 /// A proof in a hello, bytes: a chain with two RSA signatures has about 4 KiB.
 pub(crate) const MAX_PROOF: usize = 8 << 10;

@@ -17,8 +17,8 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use quinn::{Connecting, Endpoint};
 
 use crate::ca::MAX_CSR;
+use crate::certificate::parse_certificates;
 use crate::handler::RemoteError;
-use crate::identity::parse_certificates;
 use crate::inner::Inner;
 use crate::token::{CaDigest, JoinToken};
 use crate::visit::{self, Errand};

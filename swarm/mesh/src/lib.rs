@@ -37,6 +37,7 @@ mod accept;
 mod backoff;
 mod base36;
 mod ca_pem;
+mod certificate;
 mod chain;
 mod changes;
 mod class;
@@ -70,6 +71,7 @@ mod tests;
 
 pub use base36::random_id;
 pub use ca::{CaError, CertificateAuthority};
+pub use certificate::{ca_digest, csr_key_digest, not_after, root_digest};
 pub use cfssl::{ExternalCa, ExternalCaError, cfssl_sign};
 pub use class::Class;
 pub use clock::SwarmClock;
@@ -78,9 +80,7 @@ pub use epoch::EpochProof;
 pub use error::{DatagramError, MeshError, RequestError, StreamError};
 pub use frame::{FrameError, read_frame, write_frame};
 pub use handler::{Handler, RemoteError};
-pub use identity::{
-    Identity, IdentityError, NewKey, PeerIdentity, Role, ca_digest, csr_key_digest, not_after, root_digest,
-};
+pub use identity::{Identity, IdentityError, NewKey, PeerIdentity, Role};
 pub use join::{JoinError, JoinOptions, JoinReply, JoinRequest, join};
 pub use mesh::{Mesh, MeshConfig, PeerConfig};
 pub use renew::{ReenrolOptions, ReenrolReply, reenrol};

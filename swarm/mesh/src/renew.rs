@@ -25,10 +25,11 @@ use rustls::pki_types::CertificateDer;
 use sha2::{Digest as _, Sha256};
 
 use crate::ca::{BACK_DATE, MAX_CSR};
+use crate::certificate::{csr_key_digest, key_digest_of, parse_certificates};
 use crate::class::Purpose;
 use crate::epoch::is_signed;
 use crate::handler::RemoteError;
-use crate::identity::{Identity, PeerIdentity, csr_key_digest, key_digest_of, parse_certificates};
+use crate::identity::{Identity, PeerIdentity};
 use crate::inner::Inner;
 use crate::join::{self, JoinError, JoinReply};
 use crate::visit::{self, Errand};

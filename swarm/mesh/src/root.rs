@@ -12,7 +12,7 @@ use x509_parser::public_key::PublicKey;
 use x509_parser::x509::{SubjectPublicKeyInfo, X509Name};
 
 use crate::ca::CaError;
-use crate::identity::parse;
+use crate::certificate::parse;
 use crate::{chain, der};
 
 /// `AlgorithmIdentifier`s: RFC 5758, 3.2; RFC 8410, 3; RFC 4055, 5.

@@ -7,10 +7,11 @@ use bytes::Bytes;
 
 use super::support::{ECHO, Issuer, Node, PATIENCE, Swarm, until};
 use crate::ca::{CertificateAuthority, DEFAULT_VALIDITY};
+use crate::certificate::root_digest;
 use crate::class::Class;
 use crate::dial;
 use crate::error::RequestError;
-use crate::identity::{Identity, NewKey, Role, root_digest};
+use crate::identity::{Identity, NewKey, Role};
 use crate::join::{JoinError, JoinOptions, JoinRequest, join};
 use crate::mesh::PeerConfig;
 use crate::token::JoinToken;
