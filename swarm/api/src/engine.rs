@@ -2,7 +2,11 @@
 
 use async_trait::async_trait;
 use skep_image::Store;
-use skep_node::{InitRequest, JoinRequest, ManagerStatus, Node, NodeError, NodeInfo, SwarmInfo};
+use skep_node::{
+    InitRequest, JoinRequest, ManagerStatus, Node, NodeError, NodeInfo, PeerPath, RecoverRequest, Rotate,
+    SwarmInfo,
+};
+use skep_state::spec::ClusterSpec;
 use skep_state::{State, Timestamp, Transaction};
 
 /// What the API needs of the node under it; [`Node`] in earnest. The methods are [`Node`]'s, see there.
@@ -22,6 +26,18 @@ pub trait Engine: Send + Sync + 'static {
     async fn swarm_join(&self, request: JoinRequest) -> Result<(), NodeError>;
     /// Leaves the swarm.
     async fn swarm_leave(&self, force: bool) -> Result<(), NodeError>;
+    /// Changes the swarm's settings, tokens, keys and authority.
+    async fn swarm_update(&self, version: u64, spec: ClusterSpec, rotate: Rotate) -> Result<(), NodeError>;
+    /// Gives a locked manager its key.
+    async fn swarm_unlock(&self, key: &str) -> Result<(), NodeError>;
+    /// The key that unlocks managers; empty while they are not locked.
+    fn unlock_key(&self) -> Result<String, NodeError>;
+    /// Makes a one-manager control plane of what this node holds; this node's ID.
+    async fn swarm_recover(&self, request: RecoverRequest) -> Result<String, NodeError>;
+    /// Waits until [`Engine::look`] shows all that was acknowledged before this call.
+    async fn read_barrier(&self) -> Result<(), NodeError>;
+    /// How this node reaches another.
+    fn node_path(&self, node_id: &str) -> Option<PeerPath>;
     /// Shows the replicated state of this manager to `look`, once. Fails, without a call, on any other node.
     fn look(&self, look: &mut dyn FnMut(&State)) -> Result<(), NodeError>;
     /// Commits a transaction; `look` sees it afterwards.
@@ -32,8 +48,6 @@ pub trait Engine: Send + Sync + 'static {
     async fn image_available(&self, reference: &str) -> bool;
     /// A container of this node that uses an image.
     fn image_in_use(&self, image_id: &str) -> Option<String>;
-    /// A new join token.
-    fn new_join_token(&self) -> Result<String, NodeError>;
     /// This moment.
     fn now(&self) -> Timestamp;
     /// A new random object ID.
@@ -83,6 +97,30 @@ impl Engine for Node {
         Self::swarm_leave(self, force).await
     }
 
+    async fn swarm_update(&self, version: u64, spec: ClusterSpec, rotate: Rotate) -> Result<(), NodeError> {
+        Self::swarm_update(self, version, spec, rotate).await
+    }
+
+    async fn swarm_unlock(&self, key: &str) -> Result<(), NodeError> {
+        Self::swarm_unlock(self, key).await
+    }
+
+    fn unlock_key(&self) -> Result<String, NodeError> {
+        Self::unlock_key(self)
+    }
+
+    async fn swarm_recover(&self, request: RecoverRequest) -> Result<String, NodeError> {
+        Self::swarm_recover(self, request).await
+    }
+
+    async fn read_barrier(&self) -> Result<(), NodeError> {
+        Self::read_barrier(self).await
+    }
+
+    fn node_path(&self, node_id: &str) -> Option<PeerPath> {
+        Self::node_path(self, node_id)
+    }
+
     fn look(&self, look: &mut dyn FnMut(&State)) -> Result<(), NodeError> {
         self.read(look)
     }
@@ -101,10 +139,6 @@ impl Engine for Node {
 
     fn image_in_use(&self, image_id: &str) -> Option<String> {
         Self::image_in_use(self, image_id)
-    }
-
-    fn new_join_token(&self) -> Result<String, NodeError> {
-        Self::new_join_token(self)
     }
 
     fn now(&self) -> Timestamp {

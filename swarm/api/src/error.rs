@@ -57,7 +57,11 @@ impl From<Refusal> for ApiError {
 impl From<NodeError> for ApiError {
     fn from(error: NodeError) -> Self {
         let (status, prefix) = match &error {
+            NodeError::Refused(refusal) => return refusal.clone().into(),
+            NodeError::WrongUnlockKey => (StatusCode::UNAUTHORIZED, ""),
+            NodeError::NotLocked => (StatusCode::CONFLICT, ""),
             NodeError::NotInSwarm
+            | NodeError::Locked
             | NodeError::NotManager
             | NodeError::AlreadyInSwarm
             | NodeError::NotPartOfSwarm
@@ -70,6 +74,9 @@ impl From<NodeError> for ApiError {
             }
             NodeError::Conflict(Conflict::PortInUse { .. }) => {
                 (StatusCode::BAD_REQUEST, "rpc error: code = InvalidArgument desc = ")
+            }
+            NodeError::Conflict(Conflict::LastManager { .. }) => {
+                (StatusCode::BAD_REQUEST, "rpc error: code = FailedPrecondition desc = ")
             }
             NodeError::Invalid(_) => (StatusCode::BAD_REQUEST, ""),
             NodeError::NotFound(_) => (StatusCode::NOT_FOUND, ""),

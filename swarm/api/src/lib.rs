@@ -1,8 +1,9 @@
 //! The Docker Engine API over a node, as the `docker` command and Docker's client libraries speak it.
 //!
-//! [`serve`] answers on a unix socket, [`router`] is the same as a service for tests and other listeners. Both work
+//! [`serve`] answers on unix and TCP sockets, [`router`] is the same as a service for tests and other listeners. Both work
 //! over an [`Engine`]: a [`skep_node::Node`], or a stand-in.
 //!
+//! - `listen`: unix socket, TCP to clients with a certificate, plain TCP.
 //! - `route`: what each path does. Requests are checked by [`skep_control::request`] before anything is written.
 //! - `wire`: the JSON of each object, one file an object. State's specs are stored in their wire form and are used as
 //!   they are; objects have fields of their own that must not get out, so each is written by a struct of its own.
@@ -15,6 +16,7 @@ mod engine;
 mod error;
 mod filters;
 mod host;
+mod listen;
 mod params;
 mod route;
 mod server;
@@ -23,5 +25,6 @@ mod version;
 mod wire;
 
 pub use engine::Engine;
-pub use server::{CONNECTIONS_MAX, DRAIN_TIME, router, serve};
+pub use listen::{CONNECTIONS_MAX, Listen, TlsFilesError, tls_config};
+pub use server::{DRAIN_TIME, router, serve};
 pub use version::{API_VERSION, API_VERSION_MIN};

@@ -44,7 +44,7 @@ impl Client {
         let fake = Fake::new(store.path());
         fake.add_image("whoami:latest");
         fake.add_image("whoami:2");
-        Self { router: skep_api::router(fake.clone()), fake, _store: store }
+        Self { router: skep_api::router(fake.clone(), Vec::new()), fake, _store: store }
     }
 
     async fn in_swarm() -> Self {
@@ -159,9 +159,43 @@ async fn a_second_init_and_bad_joins_are_refused() {
     assert_eq!((reply.status.as_u16(), reply.message().as_str()), (400, "invalid join token: it is empty"));
     let reply = client.post("/swarm/join", json!({ "JoinToken": "x" })).await;
     assert_eq!(reply.status, StatusCode::BAD_REQUEST);
-    let reply = client.post("/swarm/init", json!({ "AutoLockManagers": true })).await;
-    assert_eq!(reply.status, StatusCode::NOT_IMPLEMENTED);
+    let spec = json!({ "CAConfig": { "ExternalCAs": [{ "Protocol": "none", "URL": "https://ca" }] } });
+    let reply = client.post("/swarm/init", json!({ "Spec": spec })).await;
+    assert_eq!(reply.status, StatusCode::BAD_REQUEST);
     assert_eq!(client.get("/info").await.json()["Swarm"]["LocalNodeState"], "inactive");
+}
+
+#[tokio::test]
+async fn managers_are_locked_and_unlocked() {
+    let client = Client::in_swarm().await;
+    assert_eq!(client.get("/swarm/unlockkey").await.json()["UnlockKey"], "");
+    let swarm = client.get("/swarm").await.json();
+    let mut spec = swarm["Spec"].clone();
+    spec["EncryptionConfig"]["AutoLockManagers"] = true.into();
+    let version = swarm["Version"]["Index"].as_u64().unwrap();
+    let reply = client.post(&format!("/swarm/update?version={version}"), spec.clone()).await;
+    assert_eq!(reply.status, StatusCode::OK);
+    let key = client.get("/swarm/unlockkey").await.json()["UnlockKey"].clone();
+    assert!(key.as_str().unwrap().starts_with("SWMKEY-1-"));
+    let version = client.get("/swarm").await.json()["Version"]["Index"].as_u64().unwrap();
+    let path = format!("/swarm/update?version={version}&rotateManagerUnlockKey=true");
+    assert_eq!(client.post(&path, spec).await.status, StatusCode::OK);
+    assert_ne!(client.get("/swarm/unlockkey").await.json()["UnlockKey"], key);
+
+    let unlock = |key: &str| client.post("/swarm/unlock", json!({ "UnlockKey": key }));
+    assert_eq!(unlock("SWMKEY-1-right").await.status, StatusCode::CONFLICT);
+    client.fake.lock_up();
+    for path in ["/swarm", "/nodes", "/services", "/tasks", "/swarm/unlockkey"] {
+        let reply = client.get(path).await;
+        assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
+        assert!(reply.message().starts_with("Swarm is encrypted and needs to be unlocked"), "{path}");
+    }
+    assert_eq!(client.get("/info").await.json()["Swarm"]["LocalNodeState"], "locked");
+    let reply = unlock("SWMKEY-1-wrong").await;
+    assert_eq!(reply.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(reply.message(), "swarm could not be unlocked: invalid key provided");
+    assert_eq!(unlock("SWMKEY-1-right").await.status, StatusCode::OK);
+    assert_eq!(client.get("/nodes").await.status, StatusCode::OK);
 }
 
 #[tokio::test]
@@ -375,7 +409,9 @@ async fn serving_ends_when_it_is_told_to() {
     let path = folder.path().join("api.sock");
     let listener = tokio::net::UnixListener::bind(&path).unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let server = tokio::spawn(skep_api::serve(fake, listener, async move { drop(stopped.await) }));
+    let server = tokio::spawn(skep_api::serve(fake, vec![skep_api::Listen::Unix(listener)], async move {
+        drop(stopped.await)
+    }));
     let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
     stream.write_all(b"GET /v1.44/events HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     let mut head = Vec::new();

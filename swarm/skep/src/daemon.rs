@@ -32,6 +32,9 @@ pub(crate) struct Daemon {
     /// Have the keeper start this daemon again when it dies without saying goodbye (where no service manager does)
     #[arg(long)]
     respawn: bool,
+    /// Seconds to add to this host's clock where certificates are concerned, for a host whose clock cannot be set
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true, env = "SKEP_CLOCK_OFFSET", value_name = "SECONDS")]
+    clock_offset: i64,
     /// error, warn, info, debug or trace; or directives as `skep_mesh=debug`
     #[arg(long, default_value = "info,openraft=warn", env = "SKEP_LOG")]
     log_level: String,
@@ -103,7 +106,7 @@ async fn serve(flags: &Daemon) -> Result<(), DaemonError> {
             _ = interrupt.recv() => {}
         }
     };
-    let served = skep_api::serve(node.clone(), listener, stop).await;
+    let served = skep_api::serve(node.clone(), vec![skep_api::Listen::Unix(listener)], stop).await;
     node.shutdown().await;
     // Only now, so that a client never finds the socket gone while requests are still being answered.
     let _ = fs::remove_file(&path);
@@ -123,6 +126,7 @@ fn config(flags: &Daemon) -> NodeConfig {
         cgroup_parent: flags.cgroup_parent.trim_matches('/').to_owned(),
         listen: flags.listen_addr,
         respawn,
+        clock_offset: flags.clock_offset,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }

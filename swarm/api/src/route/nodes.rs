@@ -1,22 +1,32 @@
 //! Nodes.
 
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
 use axum::extract::{Path, State};
 use axum::response::Response;
 use skep_control::request::{self, find};
-use skep_node::Reachability;
+use skep_node::{NodeError, Reachability};
 use skep_state::spec::{NodeRole, NodeSpec};
-use skep_state::{Node, State as Swarm};
+use skep_state::{Conflict, Node, State as Swarm};
 
 use super::{Ctx, done, json};
 use crate::body::Json;
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{ApiError, Result};
 use crate::params::Params;
-use crate::tls::TlsInfo;
+use crate::tls::Authorities;
 use crate::wire;
 
 /// The filters that dockerd accepts.
 const FILTERS: [&str; 6] = ["id", "label", "membership", "name", "node.label", "role"];
+
+/// How long a removal waits for the node to stop being a manager: scripts demote and remove in one go.
+const DEMOTION: Duration = Duration::from_secs(5);
+const DEMOTION_POLL: Duration = Duration::from_millis(50);
+
+/// How often a removal is tried again after the node or the list of removed nodes changed meanwhile.
+const REMOVE_ATTEMPTS: usize = 10;
 
 /// `GET /nodes`.
 pub(super) async fn list(State(engine): Ctx, params: Params) -> Result<Response> {
@@ -35,7 +45,7 @@ pub(super) async fn list(State(engine): Ctx, params: Params) -> Result<Response>
     };
     let (nodes, tls) = engine.read(|state| {
         let nodes: Vec<Node> = state.nodes.values().filter(|node| wanted(node)).cloned().collect();
-        (nodes, authority(state))
+        (nodes, authorities(state))
     })?;
     let nodes: Vec<wire::Node> = nodes.iter().map(|node| shown(&*engine, node, &tls)).collect();
     Ok(json(nodes))
@@ -45,7 +55,7 @@ pub(super) async fn list(State(engine): Ctx, params: Params) -> Result<Response>
 pub(super) async fn inspect(State(engine): Ctx, Path(reference): Path<String>) -> Result<Response> {
     let id = this_node(&*engine, reference);
     let (node, tls) =
-        engine.read(|state| find::node(state, &id).map(|node| (node.clone(), authority(state))))??;
+        engine.read(|state| find::node(state, &id).map(|node| (node.clone(), authorities(state))))??;
     Ok(json(shown(&*engine, &node, &tls)))
 }
 
@@ -83,12 +93,26 @@ pub(super) async fn remove(
     Path(reference): Path<String>,
     params: Params,
 ) -> Result<Response> {
-    let now = engine.now();
     let id = this_node(&*engine, reference);
     let force = params.flag("force");
-    let transaction = engine.read(|state| request::remove_node(state, &id, force, now))??;
-    engine.write(transaction).await?;
-    Ok(done())
+    let asked = Instant::now();
+    let mut attempt = 1;
+    loop {
+        let now = engine.now();
+        let (leaving, removal) = engine.read(|state| {
+            (request::demotion_pending(state, &id), request::remove_node(state, &id, force, now))
+        })?;
+        if leaving && asked.elapsed() < DEMOTION {
+            tokio::time::sleep(DEMOTION_POLL).await;
+            continue;
+        }
+        match engine.write(removal?).await {
+            Err(NodeError::Conflict(Conflict::OutOfSequence { .. })) if attempt < REMOVE_ATTEMPTS => {
+                attempt += 1
+            }
+            result => return result.map(|_| done()).map_err(ApiError::from),
+        }
+    }
 }
 
 /// The command line sends `self` as it is in some commands.
@@ -96,10 +120,21 @@ fn this_node(engine: &dyn Engine, reference: String) -> String {
     if reference == "self" { engine.swarm_info().node_id } else { reference }
 }
 
-fn authority(state: &Swarm) -> TlsInfo {
-    state.cluster.as_ref().map(|cluster| TlsInfo::of(&cluster.ca_cert)).unwrap_or_default()
+/// `GET /skep/paths`: how this manager reaches each other node that it knows, by ID.
+pub(super) async fn paths(State(engine): Ctx) -> Result<Response> {
+    let ids = engine.read(|state| state.nodes.keys().cloned().collect::<Vec<_>>())?;
+    let paths = ids.into_iter().filter_map(|id| {
+        let path = wire::Path::from(engine.node_path(&id)?);
+        Some((id, path))
+    });
+    Ok(json(paths.collect::<BTreeMap<_, _>>()))
 }
 
-fn shown(engine: &dyn Engine, node: &Node, tls: &TlsInfo) -> wire::Node {
+fn authorities(state: &Swarm) -> Authorities {
+    state.cluster.as_ref().map(Authorities::of).unwrap_or_default()
+}
+
+fn shown(engine: &dyn Engine, node: &Node, tls: &Authorities) -> wire::Node {
+    let tls = tls.of_node(&node.certificate.issuer_digest);
     wire::Node::new(node, engine.manager_status(&node.meta.id), tls)
 }

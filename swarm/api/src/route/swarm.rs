@@ -4,16 +4,19 @@ use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
 use serde_json::json;
-use skep_control::request::{self, NewTokens};
-use skep_node::{InitRequest, JoinRequest, LocalState, NodeError};
+use skep_control::request;
+use skep_node::{InitRequest, JoinRequest, LocalState, NodeError, RecoverRequest, Rotate};
 use skep_state::spec::{Availability, ClusterSpec};
 
 use super::{Ctx, done, json};
 use crate::body::Json;
-use crate::engine::Engine;
 use crate::error::{ApiError, Result};
 use crate::params::Params;
 use crate::wire::{self, Swarm};
+
+/// What a locked manager says to `leave` (moby `daemon/cluster/swarm.go`).
+const LEAVE_LOCKED: &str =
+    "Swarm is encrypted and locked. Please unlock it first or use `--force` to ignore this message.";
 
 /// `POST /swarm/init`; the answer is the node's ID as a JSON string.
 pub(super) async fn init(State(engine): Ctx, Json(body): Json<wire::InitRequest>) -> Result<Response> {
@@ -22,12 +25,15 @@ pub(super) async fn init(State(engine): Ctx, Json(body): Json<wire::InitRequest>
     if active && !body.force_new_cluster {
         return Err(NodeError::AlreadyInSwarm.into());
     }
+    body.check().map_err(ApiError::bad_request)?;
     let mut spec = wire::with_defaults(body.spec);
     spec.encryption_config.auto_lock_managers |= body.auto_lock_managers;
     request::check_cluster_spec(&spec)?;
     let request = InitRequest {
         listen_addr: body.listen_addr,
         advertise_addr: body.advertise_addr,
+        data_path_addr: body.data_path_addr,
+        data_path_port: body.data_path_port,
         spec,
         availability: availability(&body.availability)?,
         default_addr_pool: body.default_addr_pool,
@@ -51,6 +57,7 @@ pub(super) async fn join(State(engine): Ctx, Json(body): Json<wire::JoinRequest>
     let request = JoinRequest {
         listen_addr: body.listen_addr,
         advertise_addr: body.advertise_addr,
+        data_path_addr: body.data_path_addr,
         remote_addrs: body.remote_addrs,
         join_token: body.join_token.trim().to_owned(),
         availability: availability(&body.availability)?,
@@ -61,7 +68,11 @@ pub(super) async fn join(State(engine): Ctx, Json(body): Json<wire::JoinRequest>
 
 /// `POST /swarm/leave`.
 pub(super) async fn leave(State(engine): Ctx, params: Params) -> Result<Response> {
-    engine.swarm_leave(params.flag("force")).await?;
+    let force = params.flag("force");
+    if !force && engine.swarm_info().local_state == LocalState::Locked {
+        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, LEAVE_LOCKED));
+    }
+    engine.swarm_leave(force).await?;
     Ok(done())
 }
 
@@ -79,35 +90,34 @@ pub(super) async fn update(
     Json(spec): Json<ClusterSpec>,
 ) -> Result<Response> {
     let version = params.version()?;
-    if params.flag("rotateManagerUnlockKey") {
-        return Err(ApiError::unimplemented("locking managers (autolock)"));
-    }
-    let tokens = NewTokens {
-        worker: new_token(&*engine, params.flag("rotateWorkerToken"))?,
-        manager: new_token(&*engine, params.flag("rotateManagerToken"))?,
+    let rotate = Rotate {
+        worker_token: params.flag("rotateWorkerToken"),
+        manager_token: params.flag("rotateManagerToken"),
+        unlock_key: params.flag("rotateManagerUnlockKey"),
     };
-    let now = engine.now();
-    let transaction = engine.read(|state| request::update_cluster(state, version, spec, tokens, now))??;
-    engine.write(transaction).await?;
+    engine.swarm_update(version, spec, rotate).await?;
     Ok(done())
 }
 
-/// `GET /swarm/unlockkey`: empty, as managers are never locked.
+/// `GET /swarm/unlockkey`.
 pub(super) async fn unlock_key(State(engine): Ctx) -> Result<Response> {
-    engine.read(|_| ())?;
-    Ok(json(json!({ "UnlockKey": "" })))
+    Ok(json(json!({ "UnlockKey": engine.unlock_key()? })))
 }
 
 /// `POST /swarm/unlock`.
-pub(super) async fn unlock(State(engine): Ctx) -> Result<Response> {
-    match engine.swarm_info().local_state {
-        LocalState::Inactive => Err(NodeError::NotInSwarm.into()),
-        _ => Err(ApiError::new(StatusCode::CONFLICT, "swarm is not locked")),
-    }
+pub(super) async fn unlock(State(engine): Ctx, Json(body): Json<wire::UnlockRequest>) -> Result<Response> {
+    engine.swarm_unlock(body.unlock_key.trim()).await?;
+    Ok(done())
 }
 
-fn new_token(engine: &dyn Engine, wanted: bool) -> Result<Option<String>> {
-    Ok(if wanted { Some(engine.new_join_token()?) } else { None })
+/// `POST /skep/swarm/recover`; the answer is the node's ID as a JSON string.
+pub(super) async fn recover(State(engine): Ctx, Json(body): Json<wire::RecoverRequest>) -> Result<Response> {
+    let request = RecoverRequest {
+        unlock_key: (!body.unlock_key.is_empty()).then_some(body.unlock_key),
+        listen_addr: body.listen_addr,
+        advertise_addr: body.advertise_addr,
+    };
+    Ok(json(engine.swarm_recover(request).await?))
 }
 
 fn availability(text: &str) -> Result<Availability> {

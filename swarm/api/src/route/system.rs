@@ -12,6 +12,7 @@ use skep_state::spec::NodeRole;
 use super::{Ctx, json, json_stream};
 use crate::error::Result;
 use crate::params::Params;
+use crate::server::Shared;
 use crate::wire::{ClusterInfo, ImageSummary, Info, ManagerView, Version, local_state};
 
 /// `GET` and `HEAD /_ping`.
@@ -37,7 +38,7 @@ pub(super) async fn version(State(engine): Ctx) -> Response {
 }
 
 /// `GET /info`.
-pub(super) async fn info(State(engine): Ctx) -> Response {
+pub(super) async fn info(State(Shared { engine, warnings }): State<Shared>) -> Response {
     let port = engine.mesh_port();
     // A node that is no manager just has less to say.
     let view = engine
@@ -48,7 +49,8 @@ pub(super) async fn info(State(engine): Ctx) -> Response {
         })
         .ok();
     let images = engine.images().list().len();
-    json(Info::new(engine.info().await, engine.swarm_info(), view, images, engine.now()))
+    let info = Info::new(engine.info().await, engine.swarm_info(), view, images, engine.now());
+    json(info.with_warnings(&warnings))
 }
 
 /// `GET /events`: stays open, with its headers sent, and is quiet.

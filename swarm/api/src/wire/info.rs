@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use serde_json::{Value, json};
-use skep_node::{LocalState, NodeInfo, SwarmInfo};
+use skep_node::{LocalState, NodeError, NodeInfo, SwarmInfo};
 use skep_state::Timestamp;
 
 use super::ClusterInfo;
@@ -36,6 +36,7 @@ pub(crate) struct Info {
     name: String,
     server_version: String,
     swarm: Swarm,
+    warnings: Option<Vec<String>>,
     #[serde(flatten)]
     fixed: Value,
 }
@@ -106,8 +107,14 @@ impl Info {
             name: node.hostname,
             server_version: node.version,
             swarm: Swarm::new(swarm, manager),
+            warnings: None,
             fixed: fixed(),
         }
+    }
+
+    /// With what the operator should know.
+    pub(crate) fn with_warnings(self, warnings: &[String]) -> Self {
+        Self { warnings: (!warnings.is_empty()).then(|| warnings.to_vec()), ..self }
     }
 }
 
@@ -120,7 +127,11 @@ impl Swarm {
             node_addr: swarm.node_addr,
             local_node_state: local_state(swarm.local_state),
             control_available: swarm.control_available,
-            error: swarm.error,
+            // As dockerd, which keeps the reason of a locked manager in the same place as that of a failed one.
+            error: match swarm.local_state {
+                LocalState::Locked if swarm.error.is_empty() => NodeError::Locked.to_string(),
+                _ => swarm.error,
+            },
             remote_managers: (!peers.is_empty()).then_some(peers),
             nodes: manager.as_ref().map(|view| view.nodes),
             managers: manager.as_ref().map(|view| view.managers),
@@ -163,7 +174,6 @@ fn fixed() -> Value {
         "Isolation": "", "InitBinary": "",
         "ContainerdCommit": none(), "RuncCommit": none(), "InitCommit": none(),
         "SecurityOptions": [],
-        "CDISpecDirs": [],
-        "Warnings": null
+        "CDISpecDirs": []
     })
 }

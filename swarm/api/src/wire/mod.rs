@@ -17,9 +17,11 @@ pub(crate) use config::{Config, Secret};
 pub(crate) use image::{Image, ImageSummary, history};
 pub(crate) use info::{Info, ManagerView, local_state};
 pub(crate) use network::Network;
-pub(crate) use node::Node;
+pub(crate) use node::{Node, Path};
 pub(crate) use service::{Service, ServiceStatus};
-pub(crate) use swarm::{ClusterInfo, InitRequest, JoinRequest, Swarm, availability, with_defaults};
+pub(crate) use swarm::{
+    ClusterInfo, InitRequest, JoinRequest, RecoverRequest, Swarm, UnlockRequest, availability, with_defaults,
+};
 pub(crate) use task::Task;
 pub(crate) use version::Version;
 

@@ -1,7 +1,7 @@
 //! A node (moby `api/types/swarm/node.go`).
 
 use serde::Serialize;
-use skep_node::{ManagerStatus, Reachability};
+use skep_node::{ManagerStatus, PeerPath, Reachability};
 use skep_state::object::NodeStatus;
 use skep_state::spec::{NodeSpec, Platform, Resources, StringMap};
 use skep_state::{Meta, NodeDescription};
@@ -62,6 +62,25 @@ struct Manager {
     leader: bool,
     reachability: &'static str,
     addr: String,
+}
+
+/// How a node is reached: `direct`, `relayed` (and through whom), `none`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Path {
+    path: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    via: Option<String>,
+}
+
+impl From<PeerPath> for Path {
+    fn from(path: PeerPath) -> Self {
+        match path {
+            PeerPath::Direct => Self { path: "direct", via: None },
+            PeerPath::Relayed { via } => Self { path: "relayed", via: Some(via) },
+            PeerPath::None => Self { path: "none", via: None },
+        }
+    }
 }
 
 impl Node {

@@ -9,13 +9,14 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use skep_api::Engine;
+use skep_control::request::{self, Changes};
 use skep_image::Store;
 use skep_node::{
-    ContainerCounts, InitRequest, JoinRequest, LocalState, ManagerStatus, NodeError, NodeInfo, Reachability,
-    SwarmInfo,
+    ContainerCounts, InitRequest, JoinRequest, LocalState, ManagerStatus, NodeError, NodeInfo, PeerPath,
+    Reachability, RecoverRequest, Rotate, SwarmInfo,
 };
 use skep_state::object::{ContainerStatus, IpamConfig};
-use skep_state::spec::NodeRole;
+use skep_state::spec::{ClusterSpec, NodeRole};
 use skep_state::{
     Change, Cluster, JoinTokens, Network, NetworkAttachment, Node, NodeState, Raft, State, Task, TaskState,
     TaskStatus, Timestamp, Transaction,
@@ -36,6 +37,11 @@ pub(crate) struct Fake {
 }
 
 impl Fake {
+    /// A manager that was restarted and waits for the unlock key.
+    pub(crate) fn lock_up(&self) {
+        *self.local.lock().unwrap() = LocalState::Locked;
+    }
+
     /// In no swarm, with an image store of its own.
     pub(crate) fn new(root: &Path) -> Self {
         Self {
@@ -266,6 +272,55 @@ impl Engine for Fake {
         Ok(())
     }
 
+    async fn swarm_update(&self, version: u64, spec: ClusterSpec, rotate: Rotate) -> Result<(), NodeError> {
+        let fresh = |prefix: &str| format!("{prefix}-1-{}", self.ids.fetch_add(1, Ordering::Relaxed));
+        let transaction = {
+            let guard = self.lock();
+            let state = guard.as_ref().ok_or_else(|| self.missing())?;
+            let cluster = state.cluster.as_ref().ok_or_else(|| self.missing())?;
+            let unlock = rotate.unlock_key || request::needs_unlock_key(cluster, &spec);
+            let changes = Changes {
+                worker_token: rotate.worker_token.then(|| fresh("SWMTKN")),
+                manager_token: rotate.manager_token.then(|| fresh("SWMTKN")),
+                unlock_key: unlock.then(|| fresh("SWMKEY")),
+                rotation: None,
+            };
+            request::update_cluster(state, version, spec, changes, self.now())?
+        };
+        self.commit(&transaction).map(drop)
+    }
+
+    async fn swarm_unlock(&self, key: &str) -> Result<(), NodeError> {
+        let mut local = self.local.lock().unwrap();
+        match *local {
+            LocalState::Inactive => Err(NodeError::NotInSwarm),
+            LocalState::Locked if key == "SWMKEY-1-right" => {
+                *local = LocalState::Active;
+                Ok(())
+            }
+            LocalState::Locked => Err(NodeError::WrongUnlockKey),
+            _ => Err(NodeError::NotLocked),
+        }
+    }
+
+    fn unlock_key(&self) -> Result<String, NodeError> {
+        let guard = self.lock();
+        let state = guard.as_ref().ok_or_else(|| self.missing())?;
+        Ok(state.cluster.as_ref().map(|cluster| cluster.unlock_key.clone()).unwrap_or_default())
+    }
+
+    async fn swarm_recover(&self, _request: RecoverRequest) -> Result<String, NodeError> {
+        self.lock().as_ref().map(|_| NODE_ID.to_owned()).ok_or(NodeError::NotPartOfSwarm)
+    }
+
+    async fn read_barrier(&self) -> Result<(), NodeError> {
+        Ok(())
+    }
+
+    fn node_path(&self, node_id: &str) -> Option<PeerPath> {
+        (node_id != NODE_ID).then_some(PeerPath::Direct)
+    }
+
     fn look(&self, look: &mut dyn FnMut(&State)) -> Result<(), NodeError> {
         let guard = self.lock();
         look(guard.as_ref().ok_or_else(|| self.missing())?);
@@ -291,10 +346,6 @@ impl Engine for Fake {
 
     fn image_in_use(&self, _image_id: &str) -> Option<String> {
         None
-    }
-
-    fn new_join_token(&self) -> Result<String, NodeError> {
-        Ok(format!("SWMTKN-1-{}", self.ids.fetch_add(1, Ordering::Relaxed)))
     }
 
     fn now(&self) -> Timestamp {
