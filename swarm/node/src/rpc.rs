@@ -48,8 +48,14 @@ pub(crate) struct Hello {
 /// What a manager sends in a session.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum FromLeader {
-    /// This manager does not lead; that one may.
-    NotLeader(Option<String>),
+    /// This manager does not lead; that one may. And where the managers are now, for an asker that has been away or
+    /// moved while they did.
+    NotLeader {
+        /// Node ID of the leader.
+        leader: Option<String>,
+        /// Node IDs and addresses.
+        managers: Vec<(String, Vec<String>)>,
+    },
     /// Assignments, whole or as a difference.
     Assignments(Box<Assignments>),
 }

@@ -12,7 +12,7 @@ use skep_state::NodeDescription;
 use tokio::sync::mpsc;
 
 use super::Agent;
-use crate::manager::ManagerSlot;
+use crate::manager::{ManagerSlot, peer_config};
 use crate::member::Record;
 use crate::rpc::{self, FromLeader, Hello, Report, SESSION_QUEUE};
 
@@ -22,9 +22,9 @@ const RETRY: Duration = Duration::from_millis(100);
 /// A manager that neither answers nor hangs up is given up after so long.
 const FIRST_ANSWER: Duration = Duration::from_secs(3);
 
-/// A manager whose own Raft has known no leader for so long (several elections) asks the others, as a worker does: it may
+/// A manager whose own Raft has known no leader for so long (an election or two) asks the others, as a worker does: it may
 /// have been taken out of Raft, which only they can tell it.
-const LEADERLESS: Duration = Duration::from_secs(2);
+const LEADERLESS: Duration = Duration::from_secs(1);
 
 /// With none of the listed managers leading for so long, connected nodes with a manager's certificate are asked too: the
 /// managers may all have been exchanged while this node was away.
@@ -173,6 +173,16 @@ impl SessionLoop {
         }
     }
 
+    /// Where managers are now. Only hints: who is there is proven by its certificate.
+    fn take_hints(&self, managers: &[(String, Vec<String>)]) {
+        let known = |id: &String| self.agent.view(|view| view.nodes.get(id).map(|node| node.addresses.clone()));
+        for (id, addresses) in managers {
+            if !addresses.is_empty() && known(id).as_ref() != Some(addresses) {
+                self.mesh.set_peer(id, peer_config(addresses, true));
+            }
+        }
+    }
+
     /// Applies what comes and reports what happens. Whether the asked manager led, and the leader's name if it pointed
     /// elsewhere.
     async fn converse(
@@ -189,7 +199,10 @@ impl SessionLoop {
                 message = messages.recv() => {
                     match message {
                         None => return (expected > 0, None),
-                        Some(FromLeader::NotLeader(leader)) => return (expected > 0, leader),
+                        Some(FromLeader::NotLeader { leader, managers }) => {
+                            self.take_hints(&managers);
+                            return (expected > 0, leader);
+                        }
                         Some(FromLeader::Assignments(change)) => {
                             if !change.complete && change.sequence != expected {
                                 tracing::warn!(expected, got = change.sequence, "assignments are missing; asking anew");

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skep_raft::{RaftNode, Subscription, Update};
-use skep_state::TaskStatus;
+use skep_state::spec::NodeRole;
+use skep_state::{State, TaskStatus};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -74,7 +75,8 @@ impl Dispatcher {
         mut reports: mpsc::Receiver<Report>,
     ) {
         if !self.leads().await {
-            let _ = messages.send(FromLeader::NotLeader(self.raft.leader())).await;
+            let managers = self.raft.read(managers);
+            let _ = messages.send(FromLeader::NotLeader { leader: self.raft.leader(), managers }).await;
             return;
         }
         let mut updates = self.raft.subscribe();
@@ -133,6 +135,11 @@ impl Dispatcher {
         let known = leadership.wait_for(|_| raft.is_leader());
         tokio::time::timeout(ELECTED_WAIT, known).await.is_ok_and(|known| known.is_ok())
     }
+}
+
+fn managers(state: &State) -> Vec<(String, Vec<String>)> {
+    let managers = state.nodes.values().filter(|node| node.role == NodeRole::Manager);
+    managers.map(|node| (node.meta.id.clone(), node.addresses.clone())).collect()
 }
 
 /// Waits for the next change and swallows those that are already there: one difference covers them all.
