@@ -22,7 +22,8 @@ use crate::membership::{Local, Membership};
 use crate::{NodeConfig, NodeError, RecoverRequest, clock, host, swarm_ops};
 
 /// The answer to a write that was under way when this node stopped being a manager.
-const DEMOTED: &str = "this node stopped being a manager before the change was confirmed: it may or may not have been made";
+const DEMOTED: &str =
+    "this node stopped being a manager before the change was confirmed: it may or may not have been made";
 
 /// Pauses before a membership that could not be taken up is tried again: from this …
 const RESUME_FIRST: Duration = Duration::from_secs(1);

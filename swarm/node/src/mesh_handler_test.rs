@@ -283,6 +283,34 @@ async fn each_message_from_a_worker() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_manager_part_comes_and_goes_while_connections_stay() {
+    let manager = Manager::start().await;
+    let worker = manager.worker().await;
+    let hello = rpc::encode(&Hello::default());
+    let (_send, mut session) = worker.open_stream(SERVER, Class::Control, rpc::SESSION, hello).await.unwrap();
+    assert!(rpc::receive::<FromLeader>(&mut session).await.unwrap().is_some());
+
+    manager.slot.forget().await.unwrap();
+    assert!(manager.slot.has_files(), "not while it runs");
+    manager.slot.stop().await;
+    assert!(rpc::receive::<FromLeader>(&mut session).await.unwrap().is_none(), "its sessions end");
+    assert_eq!(ask(&worker, rpc::LEAVE, Bytes::new()).await, Err(NOT_ALLOWED));
+    let query = rpc::encode(&ImageQuery { reference: "nothing".to_owned() });
+    assert_eq!(ask(&worker, rpc::IMAGE, query).await, Ok(Bytes::from_static(b"null")));
+
+    manager.slot.start(None).await.unwrap();
+    let raft = manager.slot.raft().unwrap();
+    until("the manager leads again", || raft.is_leader()).await;
+    assert_eq!(raft.read(|state| state.nodes.len()), 3);
+    drop(raft);
+    manager.slot.stop().await;
+    manager.slot.forget().await.unwrap();
+    assert!(!manager.slot.has_files() && worker.is_connected(SERVER));
+    worker.close().await;
+    manager.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_demoted_manager_speaks_raft_no_more_whatever_its_certificate_says() {
     let manager = Manager::start().await;
     let demoted = identity(&manager.ca, "demoted-1", CLUSTER, Role::Manager, SystemTime::now());

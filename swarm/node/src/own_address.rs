@@ -136,10 +136,13 @@ fn take(mesh: &Mesh, record: &Record, own: &Own) -> Result<(), NodeError> {
     kept.map_err(NodeError::internal("cannot save this node's address"))
 }
 
+/// The mesh keeps the socket that it was started with: another address of the host needs none as long as it listens on
+/// all of them.
 fn rebind(_mesh: &Mesh, listen: SocketAddr) -> std::io::Result<SocketAddr> {
     Err(std::io::Error::new(std::io::ErrorKind::Unsupported, format!("cannot go to {listen} while running")))
 }
 
+/// Connections that do not answer from the new address are given up and dialled again by the mesh itself.
 fn redial(_mesh: &Mesh) {}
 
 impl Node {

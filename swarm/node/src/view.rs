@@ -316,10 +316,14 @@ mod tests {
         state.tasks.remove("t2");
         state.tasks.get_mut("t3").unwrap().status.state = TaskState::Running;
         state.nodes.get_mut("a").unwrap().addresses.push("10.77.0.9:2377".to_owned());
+        state.nodes.get_mut("b").unwrap().spec.role = NodeRole::Manager;
+        state.cluster.get_or_insert_default().ca_cert = "CA".to_owned();
         let next = NodeView::of(&state, "b");
         known.apply(sent.diff(&next).unwrap());
         sent = next;
         assert_eq!(known, sent);
+        assert_eq!((known.wanted_role, known.given_role), (NodeRole::Manager, NodeRole::Worker));
+        assert_eq!(known.trust.trim_end(), "CA");
     }
 
     #[test]

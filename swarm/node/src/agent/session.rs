@@ -175,7 +175,8 @@ impl SessionLoop {
 
     /// Where managers are now. Only hints: who is there is proven by its certificate.
     fn take_hints(&self, managers: &[(String, Vec<String>)]) {
-        let known = |id: &String| self.agent.view(|view| view.nodes.get(id).map(|node| node.addresses.clone()));
+        let known =
+            |id: &String| self.agent.view(|view| view.nodes.get(id).map(|node| node.addresses.clone()));
         for (id, addresses) in managers {
             if !addresses.is_empty() && known(id).as_ref() != Some(addresses) {
                 self.mesh.set_peer(id, peer_config(addresses, true));
