@@ -236,7 +236,7 @@ async fn say_goodbye(membership: &Membership) {
             if raft.members().len() < 2 {
                 return;
             }
-            give_role_back(&raft, membership.node_id()).await;
+            give_role_back(membership, &raft).await;
         }
         let peers = membership.mesh.peers();
         for peer in peers.iter().filter(|peer| peer.control && peer.role == Some(Role::Manager)) {
@@ -252,8 +252,10 @@ async fn say_goodbye(membership: &Membership) {
 }
 
 /// Waits until this manager is out of Raft: as long as it is in, its vote counts and the others must go on listening to
-/// it, so the leader takes it out before its role ends.
-async fn give_role_back(raft: &RaftNode, own: &str) {
+/// it, so the leader takes it out before its role ends. Its own Raft may never hear of that; its agent does, and stops
+/// the manager part.
+async fn give_role_back(membership: &Membership, raft: &RaftNode) {
+    let own = membership.node_id();
     while let Some(mut node) = raft.read(|state| state.nodes.get(own).cloned()) {
         node.spec.role = NodeRole::Worker;
         let transaction = Transaction { at: clock::now(), changes: vec![Change::PutNode(Box::new(node))] };
@@ -269,12 +271,7 @@ async fn give_role_back(raft: &RaftNode, own: &str) {
             }
         }
     }
-    let is_in = || {
-        let listed =
-            raft.read(|state| state.nodes.get(own).is_some_and(|node| node.role == NodeRole::Manager));
-        listed && raft.members().iter().any(|member| member.node_id == own)
-    };
-    while is_in() || raft.is_leader() {
+    while membership.raft().is_some() {
         tokio::time::sleep(GOODBYE_POLL).await;
     }
 }
