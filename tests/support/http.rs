@@ -1,6 +1,6 @@
 //! A small HTTP/1.1 client: one request a connection, over TCP or a unix socket.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -105,6 +105,57 @@ impl Response {
     #[track_caller]
     pub(crate) fn message(&self) -> String {
         self.json()["message"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+/// A connection to the API that is kept for further requests.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    stream: BufReader<UnixStream>,
+}
+
+impl Connection {
+    /// Connects to a socket.
+    pub(crate) fn open(socket: &Path) -> io::Result<Self> {
+        let stream = UnixStream::connect(socket)?;
+        stream.set_read_timeout(Some(API_TIMEOUT))?;
+        stream.set_write_timeout(Some(API_TIMEOUT))?;
+        Ok(Self { stream: BufReader::new(stream) })
+    }
+
+    /// Another time limit for each answer.
+    pub(crate) fn with_timeout(self, timeout: Duration) -> io::Result<Self> {
+        self.stream.get_ref().set_read_timeout(Some(timeout))?;
+        Ok(self)
+    }
+
+    /// A request and its answer. After an error the connection is of no use any more.
+    pub(crate) fn request(&mut self, method: &str, path: &str, body: &[u8]) -> io::Result<Response> {
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: skep\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        self.stream.get_mut().write_all(&[head.as_bytes(), body].concat())?;
+        let mut bytes = Vec::new();
+        while !bytes.ends_with(b"\r\n\r\n") {
+            if self.stream.read_until(b'\n', &mut bytes)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        let head = String::from_utf8_lossy(&bytes).to_ascii_lowercase();
+        if head.contains("transfer-encoding: chunked") {
+            // Chunks up to the empty one; trailers are not sent.
+            while !bytes.ends_with(b"\r\n0\r\n\r\n") {
+                if self.stream.read_until(b'\n', &mut bytes)? == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+            }
+        } else {
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
+            let length: u64 = length.and_then(|length| length.trim().parse().ok()).unwrap_or(0);
+            self.stream.by_ref().take(length).read_to_end(&mut bytes)?;
+        }
+        Response::parse(&bytes)
     }
 }
 

@@ -1,7 +1,8 @@
 //! A cluster of one test.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -43,8 +44,19 @@ impl Outcome {
     /// Runs a command to its end.
     #[track_caller]
     pub(crate) fn of(command: &mut Command) -> Self {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        Self::with_input(command, "")
+    }
+
+    /// Runs a command to its end; this is what it reads from standard input.
+    #[track_caller]
+    pub(crate) fn with_input(command: &mut Command, input: &str) -> Self {
+        let stdin = if input.is_empty() { Stdio::null() } else { Stdio::piped() };
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        if let Some(mut stdin) = child.stdin.take() {
+            // A command that does not want it has closed its end.
+            let _ = stdin.write_all(input.as_bytes());
+        }
         let (sender, receiver) = mpsc::channel();
         std::thread::spawn(move || sender.send(child.wait_with_output()));
         let output = receiver.recv_timeout(COMMAND).unwrap_or_else(|_| {
@@ -162,6 +174,31 @@ impl Playground {
         self.skep(number, arguments).went_well()
     }
 
+    /// Runs the command line against a node's daemon with something to read.
+    #[track_caller]
+    pub(crate) fn skep_with_input(&self, number: u8, arguments: &[&str], input: &str) -> Outcome {
+        let mut command = Command::new(SKEP);
+        command.arg("-H").arg(format!("unix://{}", self.socket(number).display())).args(arguments);
+        Outcome::with_input(command.env_remove("SKEP_HOST").env_remove("DOCKER_HOST"), input)
+    }
+
+    /// `POST` to a node's API; it must go well. The answer, null when there is no body.
+    #[track_caller]
+    pub(crate) fn post(&self, number: u8, path: &str, body: &Value) -> Value {
+        let response = self.request(number, "POST", path, &body.to_string());
+        let response = response.unwrap_or_else(|error| panic!("{path}: {error}"));
+        assert!((200..300).contains(&response.status), "{path}: {}", response.text());
+        serde_json::from_slice(&response.body).unwrap_or(Value::Null)
+    }
+
+    /// `start` with something in the environment of all that the host runs then.
+    #[track_caller]
+    pub(crate) fn start_with(&self, number: u8, name: &str, value: &str) {
+        let mut command = Command::new(SKEP);
+        command.args(["playground", "start", "--name", &self.name, &number.to_string()]).env(name, value);
+        Outcome::of(&mut command).went_well();
+    }
+
     /// `kill`, `cut`, `heal` or `start`; it must go well.
     #[track_caller]
     pub(crate) fn power(&self, verb: &str, number: u8) {
@@ -220,6 +257,22 @@ impl Playground {
         Namespace::from_pid(self.init(number).pid.unsigned_abs()).unwrap()
     }
 
+    /// The network of the switch that all hosts are plugged into.
+    pub(crate) fn switch(&self) -> Namespace {
+        let record = std::fs::read(self.disk(1).with_file_name("playground.json")).unwrap();
+        let record: Value = serde_json::from_slice(&record).unwrap();
+        Namespace::from_pid(record["fabric"]["pid"].as_u64().unwrap().try_into().unwrap()).unwrap()
+    }
+
+    /// Kills a node's daemon and waits until the one that its keeper starts answers.
+    #[track_caller]
+    pub(crate) fn restart_daemon(&self, number: u8) {
+        let old = self.daemon(number).unwrap();
+        old.kill();
+        super::wait_until("the next daemon", || self.daemon(number).is_some_and(|next| next != old));
+        super::wait_until("its API", || self.try_get(number, "/info").is_some());
+    }
+
     /// A node's daemon, if it runs.
     pub(crate) fn daemon(&self, number: u8) -> Option<Process> {
         self.find(&["daemon", "--root", &format!("{}/root", self.disk(number).display())])
@@ -245,6 +298,13 @@ impl Playground {
             Some((path.split('/').next()?.to_owned(), process))
         });
         inside.collect()
+    }
+
+    /// Every process in a container of any node, with the node and the container: for before and after.
+    pub(crate) fn all_containers(&self) -> BTreeSet<(u8, String, Process)> {
+        let of =
+            |number: u8| self.containers(number).into_iter().map(move |(id, process)| (number, id, process));
+        self.numbers().flat_map(of).collect()
     }
 
     /// The one process of a container.

@@ -51,6 +51,60 @@ impl Playground {
         self.try_get(number, "/nodes")?.as_array().cloned()
     }
 
+    /// A node as a manager knows it; nothing while it does not answer or knows no such node.
+    pub(crate) fn try_node(&self, seen_by: u8, number: u8) -> Option<Value> {
+        let hostname = format!("node-{number}");
+        let nodes = self.nodes_seen_by(seen_by)?;
+        nodes.into_iter().find(|node| text(node, "/Description/Hostname") == hostname)
+    }
+
+    /// A node as a manager knows it.
+    #[track_caller]
+    pub(crate) fn node(&self, seen_by: u8, number: u8) -> Value {
+        wait_for(&format!("node-{number} in the list of node {seen_by}"), || self.try_node(seen_by, number))
+    }
+
+    /// A node's ID, as it knows it itself.
+    #[track_caller]
+    pub(crate) fn id(&self, number: u8) -> String {
+        text(&self.get(number, "/info"), "/Swarm/NodeID")
+    }
+
+    /// As `active`, `locked`, `inactive`; empty while the node does not answer.
+    pub(crate) fn local_state(&self, number: u8) -> String {
+        self.try_get(number, "/info").map(|info| text(&info, "/Swarm/LocalNodeState")).unwrap_or_default()
+    }
+
+    /// The token for `worker` or `manager`.
+    #[track_caller]
+    pub(crate) fn token(&self, seen_by: u8, role: &str) -> String {
+        self.ok(seen_by, &["swarm", "join-token", "-q", role]).trim().to_owned()
+    }
+
+    /// Joins by the command line, as a user would.
+    #[track_caller]
+    pub(crate) fn join(&self, number: u8, through: u8, role: &str) {
+        let token = self.token(through, role);
+        let address = format!("{}:2377", self.address(through));
+        let told = self.ok(number, &["swarm", "join", "--token", &token, &address]);
+        assert_eq!(told, format!("This node joined a swarm as a {role}.\n"));
+    }
+
+    /// Waits until a manager sees a node as what it shall be: a reachable manager, or a worker that is ready.
+    #[track_caller]
+    pub(crate) fn wait_for_role(&self, seen_by: u8, number: u8, role: &str) {
+        wait_for(&format!("node-{number} a {role} as seen by node {seen_by}"), || {
+            let node = self.try_node(seen_by, number)?;
+            let reachable = text(&node, "/ManagerStatus/Reachability") == "reachable";
+            let is_manager = node.get("ManagerStatus").is_some_and(|status| !status.is_null());
+            let fits = if role == "manager" { reachable } else { !is_manager };
+            let knows =
+                self.try_get(number, "/info")?["Swarm"]["ControlAvailable"].as_bool() == Some(is_manager);
+            (fits && knows && text(&node, "/Spec/Role") == role && text(&node, "/Status/State") == "ready")
+                .then_some(())
+        });
+    }
+
     /// The leader as a manager knows it.
     pub(crate) fn leader_seen_by(&self, number: u8) -> Option<u8> {
         let nodes = self.nodes_seen_by(number)?;

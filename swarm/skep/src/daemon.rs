@@ -33,7 +33,13 @@ pub(crate) struct Daemon {
     #[arg(long)]
     respawn: bool,
     /// Seconds to add to this host's clock where certificates are concerned, for a host whose clock cannot be set
-    #[arg(long, default_value_t = 0, allow_negative_numbers = true, env = "SKEP_CLOCK_OFFSET", value_name = "SECONDS")]
+    #[arg(
+        long,
+        default_value_t = 0,
+        allow_negative_numbers = true,
+        env = "SKEP_CLOCK_OFFSET",
+        value_name = "SECONDS"
+    )]
     clock_offset: i64,
     /// error, warn, info, debug or trace; or directives as `skep_mesh=debug`
     #[arg(long, default_value = "info,openraft=warn", env = "SKEP_LOG")]
