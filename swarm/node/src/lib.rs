@@ -12,6 +12,7 @@
 
 mod access;
 mod address;
+mod address_monitor;
 mod agent;
 mod backup;
 mod certificates;

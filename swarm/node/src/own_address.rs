@@ -1,33 +1,34 @@
 //! Which address this node tells the others while it runs: hosts are renumbered, moved, and get their network late.
 //!
 //! ```text
-//!   look at the host's addresses, once a second
+//!   look at the host's addresses: when the kernel says so, and once a second
 //!     │ as before ───────────────────────────────────────────────> nothing
 //!     │ others: the mesh redials what does not answer any more
 //!     v
 //!   is the address that is told still right?
 //!     │ given by hand and not this host's (a NAT's) ─────────────> it stays
 //!     │ still there ─────────────────────────────────────────────> it stays
-//!     │ gone: another on the same interface at once, on another one after a few looks, none: it stays for now
+//!     │ gone: another on the same interface at once, on another one after a while, none: it stays for now
 //!     v
 //!   on disk, then to the leader by the session, then to everybody in the list of nodes
 //! ```
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use skep_mesh::Mesh;
 
 use crate::address::{self, LocalAddress, Origin};
+use crate::address_monitor::AddressMonitor;
 use crate::member::{Member, Record};
 use crate::{Node, NodeError};
 
-/// How often the host's addresses are looked at.
+/// How often the host's addresses are looked at when the kernel says nothing.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// An address on another interface is taken after so many looks: an address may be away for a moment only.
-const SETTLED: u32 = 3;
+/// An address on another interface is taken after this: an address may be away for a moment only.
+const SETTLED: Duration = Duration::from_secs(2);
 
 /// A node's addresses as they should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,8 +84,11 @@ fn own(member: &Member, local: &[LocalAddress]) -> Own {
 
 /// Follows the host's addresses until cancelled.
 pub(crate) async fn follow(mesh: Mesh, record: Arc<Record>) {
+    let told =
+        |error| tracing::warn!(%error, "the kernel cannot tell of changed addresses; looking once a second");
+    let mut monitor = AddressMonitor::new().map_err(told).ok();
     let mut known: Option<Vec<LocalAddress>> = None;
-    let mut waiting: Option<(Own, u32)> = None;
+    let mut waiting: Option<(Own, Instant)> = None;
     loop {
         match address::local_addresses() {
             Ok(local) => {
@@ -96,21 +100,30 @@ pub(crate) async fn follow(mesh: Mesh, record: Arc<Record>) {
             }
             Err(error) => tracing::warn!(%error, "cannot look at this host's addresses"),
         }
-        tokio::time::sleep(LOOK).await;
+        let changed = async {
+            match &monitor {
+                Some(monitor) => monitor.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        if let Ok(Err(error)) = tokio::time::timeout(LOOK, changed).await {
+            tracing::warn!(%error, "the kernel no longer tells of changed addresses; looking once a second");
+            monitor = None;
+        }
     }
 }
 
-fn look(mesh: &Mesh, record: &Record, local: &[LocalAddress], waiting: &mut Option<(Own, u32)>) {
+fn look(mesh: &Mesh, record: &Record, local: &[LocalAddress], waiting: &mut Option<(Own, Instant)>) {
     let member = record.get();
     let own = own(&member, local);
     let as_is = Own { listen: member.listen, advertise: member.advertise, interface: own.interface.clone() };
-    let looks = match waiting.take() {
-        Some((before, looks)) if before == own => looks + 1,
-        _ => 1,
+    let since = match waiting.take() {
+        Some((before, since)) if before == own => since,
+        _ => Instant::now(),
     };
     let moved = own != as_is;
-    if moved && own.interface != member.interface && looks < SETTLED {
-        *waiting = Some((own, looks));
+    if moved && own.interface != member.interface && since.elapsed() < SETTLED {
+        *waiting = Some((own, since));
         return;
     }
     if !moved && own.interface == member.interface {
