@@ -7,7 +7,8 @@
 //! handle ── swarm_ops ── membership ─┬─ manager: admission, dispatcher, leader's loop ── skep-control
 //!                                    ├─ agent: session, runners, bundles ── skep-runtime (keeper), skep-image
 //!                                    ├─ dataplane ── skep-forward, skep-netns
-//!                                    └─ mesh_handler, rpc ── skep-mesh
+//!                                    ├─ mesh_handler, access, rpc, peers ── skep-mesh
+//!                                    └─ certificates, role, own_address: who, what and where this node is
 //! ```
 
 mod access;
