@@ -37,6 +37,10 @@ advisories:
 demo:
     cargo run --release -- playground demo
 
+# five managers, two killed again and again, for so many seconds: what clients see must be linearizable
+linearizability SECONDS="600":
+    SKEP_LINEARIZABILITY_SECONDS={{ SECONDS }} cargo test -p skep --test linearizability -- --nocapture
+
 # nginx, redis and dnsmasq on three nodes; needs docker (the client), curl, umoci, skopeo, redis-tools, bind9-dnsutils
 real: release
     SKEP={{ release }} tests/real/run.sh target/real-images
