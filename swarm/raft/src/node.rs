@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -59,6 +60,8 @@ struct Inner {
     tasks: [JoinHandle<()>; 2],
     /// Changes to true once the log is closed.
     closed: watch::Receiver<bool>,
+    /// Whether `shutdown` was called: openraft wants to hear of it once.
+    stopped: AtomicBool,
 }
 
 impl RaftNode {
@@ -94,8 +97,20 @@ impl RaftNode {
             queue,
         };
         let changing = tokio::sync::Mutex::new(());
-        let inner =
-            Inner { options, id, raft, machine, log, transport, pulse, proposer, changing, tasks, closed };
+        let inner = Inner {
+            options,
+            id,
+            raft,
+            machine,
+            log,
+            transport,
+            pulse,
+            proposer,
+            changing,
+            tasks,
+            closed,
+            stopped: AtomicBool::new(false),
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -240,7 +255,9 @@ impl RaftNode {
         for task in &inner.tasks {
             task.abort();
         }
-        if let Err(error) = inner.raft.shutdown().await {
+        if !inner.stopped.swap(true, Ordering::AcqRel)
+            && let Err(error) = inner.raft.shutdown().await
+        {
             tracing::warn!(%error, "stopping raft");
         }
         inner.log.close();
@@ -360,6 +377,9 @@ impl Drop for Inner {
     fn drop(&mut self) {
         for task in &self.tasks {
             task.abort();
+        }
+        if self.stopped.load(Ordering::Acquire) {
+            return;
         }
         // openraft's core keeps itself alive: it has to be told. Without a runtime it died with the runtime.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {

@@ -177,8 +177,11 @@ fn encode(kind: &str, bytes: &[u8]) -> Zeroizing<Vec<u8>> {
     text
 }
 
-/// The kind and the bytes of a file; None when it is not there.
-fn read(path: &Path) -> Result<Option<(String, Zeroizing<Vec<u8>>)>, VaultError> {
+/// What a file holds: its kind and its bytes.
+type Parts = (String, Zeroizing<Vec<u8>>);
+
+/// None when the file is not there.
+fn read(path: &Path) -> Result<Option<Parts>, VaultError> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -193,7 +196,7 @@ fn read(path: &Path) -> Result<Option<(String, Zeroizing<Vec<u8>>)>, VaultError>
     }
 }
 
-fn decode(text: &str) -> Result<(String, Zeroizing<Vec<u8>>), &'static str> {
+fn decode(text: &str) -> Result<Parts, &'static str> {
     let body = text.strip_suffix('\n').ok_or("it is cut short")?;
     let (before, checksum) = body.rsplit_once('\n').ok_or("it is cut short")?;
     let summed = text.get(..=before.len()).ok_or("it is cut short")?;
