@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -60,6 +60,9 @@ struct Inner {
     tasks: [JoinHandle<()>; 2],
     /// Changes to true once the log is closed.
     closed: watch::Receiver<bool>,
+    /// Looks for the read index: how many were begun, and the last one's number and outcome.
+    reads_begun: AtomicU64,
+    last_read: tokio::sync::Mutex<(u64, Result<u64, ProposeError>)>,
     /// Whether `shutdown` was called: openraft wants to hear of it once.
     stopped: AtomicBool,
 }
@@ -109,6 +112,8 @@ impl RaftNode {
             changing,
             tasks,
             closed,
+            reads_begun: AtomicU64::new(0),
+            last_read: tokio::sync::Mutex::new((0, Err(ProposeError::NoLeader))),
             stopped: AtomicBool::new(false),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -330,7 +335,22 @@ impl RaftNode {
         }
     }
 
+    /// Up to where a read must have applied. Asking a majority answers all who came before it was asked, so that many
+    /// readers cost one round.
     async fn read_index(&self) -> Result<u64, ProposeError> {
+        let inner = &self.inner;
+        let begun_before = inner.reads_begun.load(Ordering::Acquire);
+        let mut last = inner.last_read.lock().await;
+        if last.0 > begun_before {
+            return last.1.clone();
+        }
+        let number = inner.reads_begun.fetch_add(1, Ordering::AcqRel) + 1;
+        let outcome = self.ask_for_read_index().await;
+        *last = (number, outcome.clone());
+        outcome
+    }
+
+    async fn ask_for_read_index(&self) -> Result<u64, ProposeError> {
         match self.inner.raft.get_read_log_id().await {
             Ok((read, _)) => Ok(read.map_or(0, |log_id| log_id.index)),
             Err(RaftError::APIError(

@@ -42,7 +42,7 @@ pub(crate) struct Daemon {
     )]
     clock_offset: i64,
     /// error, warn, info, debug or trace; or directives as `skep_mesh=debug`
-    #[arg(long, default_value = "info,openraft=warn", env = "SKEP_LOG")]
+    #[arg(long, default_value = "info,openraft=off", env = "SKEP_LOG")]
     log_level: String,
 }
 

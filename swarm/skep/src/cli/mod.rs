@@ -7,6 +7,7 @@ mod service;
 mod swarm;
 mod system;
 mod table;
+mod template;
 pub(crate) mod time;
 
 use clap::{Args, Subcommand};
@@ -108,7 +109,7 @@ pub(crate) fn print_inspected(objects: &[serde_json::Value], format: Option<&str
     };
     let template = if template == "json" { "{{json .}}" } else { template };
     for object in objects {
-        print(&(table::fill(template, object)? + "\n"))?;
+        print(&(template::fill(template, object)? + "\n"))?;
     }
     Ok(())
 }

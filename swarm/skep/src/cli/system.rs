@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::client::{CliError, Client};
-use super::{print, table, text};
+use super::{print, template, text};
 
 /// Flags of `version`.
 #[derive(Debug, Args)]
@@ -29,7 +29,7 @@ pub(crate) async fn version(flags: Version, client: &Client) -> Result<(), CliEr
     if let Some(format) = flags.format.as_deref() {
         let both = json!({ "Client": { "Version": own }, "Server": server? });
         let template = if format == "json" { "{{json .}}" } else { format };
-        return print(&(table::fill(template, &both)? + "\n"));
+        return print(&(template::fill(template, &both)? + "\n"));
     }
     print(&format!(
         "Client: skep\n Version:           {own}\n OS/Arch:           linux/{}\n",
@@ -52,7 +52,7 @@ pub(crate) async fn info(flags: Info, client: &Client) -> Result<(), CliError> {
     let info: Value = client.get("/info").await?;
     if let Some(format) = flags.format.as_deref() {
         let template = if format == "json" { "{{json .}}" } else { format };
-        return print(&(table::fill(template, &info)? + "\n"));
+        return print(&(template::fill(template, &info)? + "\n"));
     }
     let mut lines = Vec::new();
     let mut line = |depth: usize, name: &str, pointer: &str| {

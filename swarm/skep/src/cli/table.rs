@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::client::CliError;
+use super::template::Filler;
 
 /// One column: its name in templates and its heading.
 pub(crate) type Column = (&'static str, &'static str);
@@ -44,10 +45,25 @@ impl Table {
                 }
             }
             Some(template) => {
-                for cells in &self.rows {
-                    text.push_str(&fill(template, &Value::Object(self.object(cells)))?);
-                    text.push('\n');
+                let (headed, template) = match template.strip_prefix("table ") {
+                    Some(template) => (true, template),
+                    None => (false, template),
+                };
+                let filler = Filler::new(template)?;
+                let mut lines = Vec::new();
+                if headed {
+                    let headings =
+                        self.columns.iter().map(|(_, heading)| (*heading).to_owned()).collect::<Vec<_>>();
+                    lines.push(filler.fill(&Value::Object(self.object(&headings)))?);
                 }
+                for cells in &self.rows {
+                    lines.push(filler.fill(&Value::Object(self.object(cells)))?);
+                }
+                text = if headed {
+                    tabbed(&lines)
+                } else {
+                    lines.iter().map(|line| format!("{line}\n")).collect()
+                };
             }
         }
         Ok(text)
@@ -73,52 +89,24 @@ impl Table {
     }
 }
 
-/// Fills a template: `{{.A.B}}` and `{{json .A}}` over a JSON value, `\t` and `\n` as tab and newline.
-pub(crate) fn fill(template: &str, value: &Value) -> Result<String, CliError> {
-    let template = template.replace("\\t", "\t").replace("\\n", "\n");
+/// Aligns what stands between tabs, three spaces apart.
+fn tabbed(lines: &[String]) -> String {
+    let mut widths: Vec<usize> = Vec::new();
+    let cells: Vec<Vec<&str>> = lines.iter().map(|line| line.split('\t').collect()).collect();
+    for (index, cell) in cells.iter().flat_map(|line| line.iter().enumerate()) {
+        let width = cell.chars().count();
+        match widths.get_mut(index) {
+            Some(widest) => *widest = width.max(*widest),
+            None => widths.push(width),
+        }
+    }
     let mut text = String::new();
-    let mut rest = template.as_str();
-    while let Some((before, after)) = rest.split_once("{{") {
-        text.push_str(before);
-        let (action, tail) = after.split_once("}}").ok_or_else(|| {
-            CliError::Usage(format!("template parsing error: unclosed action in {template:?}"))
-        })?;
-        let action = action.trim();
-        let (as_json, path) = match action.strip_prefix("json ") {
-            Some(path) => (true, path.trim()),
-            None => (false, action),
-        };
-        let found = look_up(value, path).ok_or_else(|| {
-            CliError::Usage(format!(
-                "template parsing error: {action:?} is not understood; fields are written {{{{.Name}}}} or {{{{json .Name}}}}"
-            ))
-        })?;
-        match found {
-            Value::String(plain) if !as_json => text.push_str(plain),
-            Value::Null if !as_json => text.push_str("<no value>"),
-            other => text.push_str(&other.to_string()),
-        }
-        rest = tail;
+    for line in cells {
+        let padded = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        text.push_str(padded.collect::<Vec<_>>().join("   ").trim_end());
+        text.push('\n');
     }
-    text.push_str(rest);
-    Ok(text)
-}
-
-fn look_up<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
-    const ABSENT: &Value = &Value::Null;
-    let path = path.strip_prefix('.')?;
-    if path.is_empty() {
-        return Some(value);
-    }
-    if path.contains(|letter: char| !(letter.is_alphanumeric() || letter == '.' || letter == '_')) {
-        return None;
-    }
-    Some(path.split('.').fold(value, |value, name| match value {
-        Value::Array(elements) => {
-            name.parse().ok().and_then(|index: usize| elements.get(index)).unwrap_or(ABSENT)
-        }
-        _ => value.get(name).unwrap_or(ABSENT),
-    }))
+    text
 }
 
 #[cfg(test)]
@@ -148,6 +136,10 @@ mod tests {
             r#"{"ID":"abc","Name":"web"}"#
         );
         assert_eq!(table.render(Some("{{.Name}}={{ .ID }}"), false).unwrap(), "web=abc\nlong-name=d\n");
-        assert!(table.render(Some("{{range .}}"), false).is_err());
+        assert_eq!(
+            table.render(Some("table {{.Name}}\\t{{.ID}}"), false).unwrap(),
+            "NAME        ID\nweb         abc\nlong-name   d\n"
+        );
+        assert!(table.render(Some("{{nosuch .}}"), false).is_err());
     }
 }
