@@ -8,6 +8,7 @@ mod swarm;
 mod system;
 mod table;
 mod template;
+mod terminal;
 pub(crate) mod time;
 
 use clap::{Args, Subcommand};

@@ -1,5 +1,9 @@
 //! `skep swarm`.
 
+mod ca;
+mod recover;
+mod settings;
+
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
@@ -18,6 +22,16 @@ pub(crate) enum Command {
     JoinToken(JoinToken),
     /// Leave the swarm
     Leave(Leave),
+    /// Change the swarm's settings
+    Update(settings::Update),
+    /// Show or rotate the root CA
+    Ca(ca::Ca),
+    /// Unlock this manager
+    Unlock,
+    /// Show or rotate the unlock key
+    UnlockKey(settings::UnlockKey),
+    /// Make a new control plane of this node, when the managers needed for a majority are lost for good
+    Recover(recover::Recover),
 }
 
 /// Flags of `init`.
@@ -26,6 +40,18 @@ pub(crate) struct Init {
     /// Address told to other nodes: <ip|interface>[:port]
     #[arg(long, default_value = "")]
     advertise_addr: String,
+    /// Have managers wait for an unlock key after a restart
+    #[arg(long)]
+    autolock: bool,
+    /// Docker's address for data between nodes: kept and shown; skep has one port for everything
+    #[arg(long, default_value = "")]
+    data_path_addr: String,
+    /// Docker's port for data between nodes (1024 to 49151): kept and shown
+    #[arg(long, default_value_t = 0)]
+    data_path_port: u32,
+    /// An outside CA that signs the nodes' certificates: protocol=cfssl,url=https://…[,cacert=FILE]
+    #[arg(long, value_parser = ca::parse_external)]
+    external_ca: Vec<Value>,
     /// Address to listen on: <ip|interface>[:port]
     #[arg(long, default_value = "0.0.0.0:2377")]
     listen_addr: String,
@@ -67,6 +93,9 @@ pub(crate) struct Join {
     /// Address told to other nodes: <ip|interface>[:port]
     #[arg(long, default_value = "")]
     advertise_addr: String,
+    /// Docker's address for data between nodes: checked; skep has one port for everything
+    #[arg(long, default_value = "")]
+    data_path_addr: String,
     /// Address to listen on: <ip|interface>[:port]
     #[arg(long, default_value = "0.0.0.0:2377")]
     listen_addr: String,
@@ -110,6 +139,11 @@ pub(crate) async fn run(command: Command, client: &Client) -> Result<(), CliErro
             client.post(&format!("/swarm/leave?force={}", flags.force), &json!({})).await?;
             print("Node left the swarm.\n")
         }
+        Command::Update(flags) => settings::update(flags, client).await,
+        Command::Ca(flags) => ca::run(flags, client).await,
+        Command::Unlock => settings::unlock(client).await,
+        Command::UnlockKey(flags) => settings::unlock_key(flags, client).await,
+        Command::Recover(flags) => recover::run(flags, client).await,
     }
 }
 
@@ -117,7 +151,10 @@ async fn init(flags: Init, client: &Client) -> Result<(), CliError> {
     let body = json!({
         "ListenAddr": flags.listen_addr,
         "AdvertiseAddr": flags.advertise_addr,
+        "DataPathAddr": flags.data_path_addr,
+        "DataPathPort": flags.data_path_port,
         "ForceNewCluster": flags.force_new_cluster,
+        "AutoLockManagers": flags.autolock,
         "Availability": flags.availability,
         "DefaultAddrPool": flags.default_addr_pool,
         "SubnetSize": flags.default_addr_pool_mask_length,
@@ -125,7 +162,8 @@ async fn init(flags: Init, client: &Client) -> Result<(), CliError> {
             "Orchestration": { "TaskHistoryRetentionLimit": flags.task_history_limit },
             "Raft": { "SnapshotInterval": flags.snapshot_interval, "KeepOldSnapshots": flags.max_snapshots },
             "Dispatcher": { "HeartbeatPeriod": flags.dispatcher_heartbeat },
-            "CAConfig": { "NodeCertExpiry": flags.cert_expiry },
+            "CAConfig": { "NodeCertExpiry": flags.cert_expiry, "ExternalCAs": flags.external_ca },
+            "EncryptionConfig": { "AutoLockManagers": flags.autolock },
         },
     });
     let id = client.post("/swarm/init", &body).await?;
@@ -135,13 +173,15 @@ async fn init(flags: Init, client: &Client) -> Result<(), CliError> {
     print_join_command(client, "worker", &text(&swarm, "/JoinTokens/Worker")).await?;
     print(
         "To add a manager to this swarm, run 'skep swarm join-token manager' and follow the instructions.\n",
-    )
+    )?;
+    if flags.autolock { settings::print_unlock_key(client).await } else { Ok(()) }
 }
 
 async fn join(flags: Join, client: &Client) -> Result<(), CliError> {
     let body = json!({
         "ListenAddr": flags.listen_addr,
         "AdvertiseAddr": flags.advertise_addr,
+        "DataPathAddr": flags.data_path_addr,
         "Availability": flags.availability,
         "RemoteAddrs": flags.remote,
         "JoinToken": flags.token,

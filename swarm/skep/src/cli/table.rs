@@ -12,13 +12,20 @@ pub(crate) type Column = (&'static str, &'static str);
 #[derive(Debug)]
 pub(crate) struct Table {
     columns: &'static [Column],
+    /// How many of the columns people see.
+    shown: usize,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
     /// A list without rows.
     pub(crate) fn new(columns: &'static [Column]) -> Self {
-        Self { columns, rows: Vec::new() }
+        Self::with_hidden(columns, columns.len())
+    }
+
+    /// A list of which people see the first `shown` columns; templates and `json` know all.
+    pub(crate) fn with_hidden(columns: &'static [Column], shown: usize) -> Self {
+        Self { columns, shown, rows: Vec::new() }
     }
 
     /// Adds a row: one cell a column.
@@ -77,11 +84,11 @@ impl Table {
     fn aligned(&self) -> String {
         let mut table = comfy_table::Table::new();
         table.load_preset(comfy_table::presets::NOTHING);
-        table.set_header(self.columns.iter().map(|(_, heading)| *heading));
+        table.set_header(self.columns.iter().take(self.shown).map(|(_, heading)| *heading));
         for cells in &self.rows {
-            table.add_row(cells);
+            table.add_row(cells.iter().take(self.shown));
         }
-        let last = self.columns.len().saturating_sub(1);
+        let last = self.shown.saturating_sub(1);
         for (index, column) in table.column_iter_mut().enumerate() {
             column.set_padding((0, if index == last { 0 } else { 3 }));
         }
