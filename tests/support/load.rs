@@ -198,7 +198,20 @@ impl Writer {
         acknowledged
     }
 
+    /// Asks the next manager; one that is none (any more) says so before it does anything, and the one after it is asked.
     fn ask(&mut self, method: &str, path: &str, body: &str) -> Option<http::Response> {
+        let mut answer = None;
+        for _ in 0..self.managers.len() {
+            answer = self.ask_next(method, path, body);
+            let elsewhere = |answer: &http::Response| answer.text().contains("not a swarm manager");
+            if !answer.as_ref().is_some_and(elsewhere) {
+                break;
+            }
+        }
+        answer
+    }
+
+    fn ask_next(&mut self, method: &str, path: &str, body: &str) -> Option<http::Response> {
         self.turn = (self.turn + 1) % self.managers.len();
         let (manager, kept) = (&self.managers[self.turn], &mut self.connections[self.turn]);
         let mut connection = match kept.take() {

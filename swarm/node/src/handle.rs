@@ -13,7 +13,7 @@ use skep_mesh::SwarmClock;
 use skep_raft::{ProposeError, RaftNode};
 use skep_runtime::keeper::{ContainerStatus, KeeperOptions};
 use skep_state::spec::{Availability, ClusterSpec, NodeRole};
-use skep_state::{State, Timestamp, Transaction};
+use skep_state::{NodeState, State, Timestamp, Transaction};
 
 use crate::agent::Exits;
 use crate::keeper::Keeper;
@@ -24,6 +24,12 @@ use crate::{NodeConfig, NodeError, RecoverRequest, clock, host, swarm_ops};
 /// The answer to a write that was under way when this node stopped being a manager.
 const DEMOTED: &str =
     "this node stopped being a manager before the change was confirmed: it may or may not have been made";
+
+/// What a node says of itself that the others do not listen to.
+const REMOVED: &str = "the other nodes refuse this one: it was removed from the swarm. Leave the swarm with `docker swarm leave --force`, then it can join again";
+
+/// A manager that was not heard for so long is unreachable: the leader has given it up by then, or is about to.
+const REACHABLE: Duration = Duration::from_secs(2);
 
 /// Pauses before a membership that could not be taken up is tried again: from this …
 const RESUME_FIRST: Duration = Duration::from_secs(1);
@@ -296,12 +302,13 @@ impl Node {
                 managers(&mut nodes.map(|(id, node)| (id.clone(), node.addresses.first().cloned())))
             }),
         };
+        let removed = membership.is_refused();
         SwarmInfo {
             node_id: own.to_owned(),
             node_addr: membership.record.get().advertise.ip().to_string(),
-            local_state: LocalState::Active,
+            local_state: if removed { LocalState::Error } else { LocalState::Active },
             control_available: membership.raft().is_some(),
-            error,
+            error: if removed { REMOVED.to_owned() } else { error },
             remote_managers,
         }
     }
@@ -389,11 +396,15 @@ impl Node {
     pub fn manager_status(&self, node_id: &str) -> Option<ManagerStatus> {
         let membership = self.membership()?;
         let raft = membership.raft()?;
-        let addr = raft.read(|state| {
+        let (addr, down) = raft.read(|state| {
             let node = state.nodes.get(node_id).filter(|node| node.role == NodeRole::Manager)?;
-            node.addresses.first().cloned()
+            Some((node.addresses.first().cloned()?, node.status.state == NodeState::Down))
         })?;
-        let heard = node_id == membership.node_id() || membership.mesh.is_connected(node_id);
+        let recently = |heard: std::time::Instant| heard.elapsed() < REACHABLE;
+        let heard = node_id == membership.node_id()
+            || !down
+                && membership.mesh.is_connected(node_id)
+                && membership.mesh.last_heard(node_id).is_some_and(recently);
         // A manager that was promoted a moment ago has no vote yet: it does not count for a majority.
         let votes = raft.members().iter().any(|member| member.voter && member.node_id == node_id);
         let reachability = match (votes, heard) {

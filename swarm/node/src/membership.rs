@@ -35,6 +35,9 @@ pub(crate) const JOIN_WAIT: Duration = Duration::from_secs(20);
 /// How often a joining node looks whether it is served.
 const JOIN_POLL: Duration = Duration::from_millis(5);
 
+/// How the mesh says that a node is not listed.
+const REFUSALS: [&str; 2] = ["not authorised", "was removed from the swarm"];
+
 /// How the names of containers' links start.
 const HOST_PREFIX: &str = "skv";
 
@@ -189,6 +192,14 @@ impl Membership {
     /// Raft, while this node is a manager.
     pub(crate) fn raft(&self) -> Option<RaftNode> {
         self.manager.raft()
+    }
+
+    /// Whether no node talks to this one, and those that answer say that it is none of theirs.
+    pub(crate) fn is_refused(&self) -> bool {
+        let peers = self.mesh.peers();
+        let says_no = |error: &str| REFUSALS.iter().any(|refusal| error.contains(refusal));
+        peers.iter().all(|peer| !peer.control)
+            && peers.iter().any(|peer| peer.last_error.as_deref().is_some_and(says_no))
     }
 
     /// Waits until this node is served: a manager has its vote and knows the leader, a worker has its assignments.
