@@ -121,7 +121,7 @@ fn an_old_token_is_dead_at_once_and_the_new_one_admits() {
     for through in [1, 2] {
         let address = format!("{}:2377", playground.address(through));
         let refused = playground.skep(3, &["swarm", "join", "--token", &old, &address]);
-        refused.is_refused_with("invalid join token");
+        refused.is_refused_with("A valid join token is necessary to join this cluster");
         assert_eq!(playground.local_state(3), "inactive");
     }
     // Several addresses, of which only the last is a manager's.

@@ -4,7 +4,9 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::client::{CliError, Client};
+use super::time::ago;
 use super::{print, template, text};
+use skep_state::Timestamp;
 
 /// Flags of `version`.
 #[derive(Debug, Args)]
@@ -74,22 +76,87 @@ pub(crate) async fn info(flags: Info, client: &Client) -> Result<(), CliError> {
         ("CPUs", "/NCPU"),
         ("Total Memory", "/MemTotal"),
         ("Root Dir", "/DockerRootDir"),
-        ("Swarm", "/Swarm/LocalNodeState"),
     ] {
         line(0, name, pointer);
     }
-    for (name, pointer) in [
-        ("NodeID", "/Swarm/NodeID"),
-        ("Is Manager", "/Swarm/ControlAvailable"),
-        ("Error", "/Swarm/Error"),
-        ("ClusterID", "/Swarm/Cluster/ID"),
-        ("Managers", "/Swarm/Managers"),
-        ("Nodes", "/Swarm/Nodes"),
-        ("Node Address", "/Swarm/NodeAddr"),
-    ] {
-        if text(&info, "/Swarm/LocalNodeState") != "inactive" {
-            line(1, name, pointer);
+    lines.push(swarm_block(&info["Swarm"]));
+    print(&lines.concat())
+}
+
+/// The swarm as `docker info` shows it (docker/cli `cli/command/system/info.go`, `printSwarmInfo`).
+fn swarm_block(swarm: &Value) -> String {
+    let state = text(swarm, "/LocalNodeState");
+    let mut lines = vec![format!("Swarm: {state}\n")];
+    if state == "inactive" || state == "locked" {
+        return lines.concat();
+    }
+    let mut line = |depth: usize, name: &str, value: String| {
+        let value = if value.is_empty() { value } else { format!(" {value}") };
+        lines.push(format!("{}{name}:{value}\n", " ".repeat(depth)));
+    };
+    line(1, "NodeID", text(swarm, "/NodeID"));
+    if !text(swarm, "/Error").is_empty() {
+        line(1, "Error", text(swarm, "/Error"));
+    }
+    let manager = swarm["ControlAvailable"].as_bool() == Some(true);
+    line(1, "Is Manager", manager.to_string());
+    if manager && state != "error" {
+        let at = |pointer: &str| text(swarm, &format!("/Cluster{pointer}"));
+        let spec = |pointer: &str| text(swarm, &format!("/Cluster/Spec{pointer}"));
+        let span = |nanos: String| span(nanos.parse().unwrap_or(0));
+        line(1, "ClusterID", at("/ID"));
+        line(1, "Managers", text(swarm, "/Managers"));
+        line(1, "Nodes", text(swarm, "/Nodes"));
+        let pools = swarm["Cluster"]["DefaultAddrPool"].as_array().cloned().unwrap_or_default();
+        let pools: Vec<&str> = pools.iter().filter_map(Value::as_str).collect();
+        line(1, "Default Address Pool", pools.join("  "));
+        line(1, "SubnetSize", at("/SubnetSize"));
+        line(1, "Data Path Port", at("/DataPathPort"));
+        line(1, "Orchestration", String::new());
+        line(2, "Task History Retention Limit", spec("/Orchestration/TaskHistoryRetentionLimit"));
+        line(1, "Raft", String::new());
+        line(2, "Snapshot Interval", spec("/Raft/SnapshotInterval"));
+        if !spec("/Raft/KeepOldSnapshots").is_empty() {
+            line(2, "Number of Old Snapshots to Retain", spec("/Raft/KeepOldSnapshots"));
+        }
+        line(2, "Heartbeat Tick", spec("/Raft/HeartbeatTick"));
+        line(2, "Election Tick", spec("/Raft/ElectionTick"));
+        line(1, "Dispatcher", String::new());
+        line(2, "Heartbeat Period", span(spec("/Dispatcher/HeartbeatPeriod")));
+        line(1, "CA Configuration", String::new());
+        line(2, "Expiry Duration", span(spec("/CAConfig/NodeCertExpiry")));
+        let rotations = spec("/CAConfig/ForceRotate");
+        line(2, "Force Rotate", if rotations.is_empty() { "0".to_owned() } else { rotations });
+        let external =
+            swarm["Cluster"]["Spec"]["CAConfig"]["ExternalCAs"].as_array().cloned().unwrap_or_default();
+        if !external.is_empty() {
+            line(2, "External CAs", String::new());
+            for external in &external {
+                line(3, &text(external, "/Protocol"), text(external, "/URL"));
+            }
+        }
+        line(1, "Autolock Managers", spec("/EncryptionConfig/AutoLockManagers"));
+        line(1, "Root Rotation In Progress", at("/RootRotationInProgress"));
+    }
+    line(1, "Node Address", text(swarm, "/NodeAddr"));
+    let mut managers: Vec<String> = swarm["RemoteManagers"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|manager| text(manager, "/Addr"))
+        .collect();
+    managers.sort();
+    if !managers.is_empty() {
+        line(1, "Manager Addresses", String::new());
+        for address in managers {
+            lines.push(format!("  {address}\n"));
         }
     }
-    print(&lines.concat())
+    lines.concat()
+}
+
+/// A time span in nanoseconds as Docker words it: `5 seconds`, `3 months`.
+fn span(nanos: i64) -> String {
+    let words = ago(Timestamp::from_nanos(0), Timestamp::from_nanos(nanos)).to_lowercase();
+    words.trim_end_matches(" ago").to_owned()
 }
