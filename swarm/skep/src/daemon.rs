@@ -7,8 +7,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use clap::Args;
+use skep_api::Listen;
 use skep_node::{Node, NodeConfig};
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Flags of `skep daemon`.
@@ -26,6 +27,21 @@ pub(crate) struct Daemon {
     /// Where the mesh listens unless `swarm init` or `join` say otherwise (UDP)
     #[arg(long, default_value = "0.0.0.0:2377")]
     listen_addr: SocketAddr,
+    /// Serve the API over TCP as well, to clients with a certificate of --tlscacert alone (Docker's port is 2376)
+    #[arg(long, value_name = "IP:PORT", requires = "tlscacert", requires = "tlscert", requires = "tlskey")]
+    tls_addr: Option<SocketAddr>,
+    /// Certificates of the authority that clients' certificates must be signed by, a PEM file
+    #[arg(long, value_name = "FILE")]
+    tlscacert: Option<PathBuf>,
+    /// Certificate that the daemon shows to clients, a PEM file
+    #[arg(long, value_name = "FILE")]
+    tlscert: Option<PathBuf>,
+    /// Its key, a PEM file
+    #[arg(long, value_name = "FILE")]
+    tlskey: Option<PathBuf>,
+    /// Serve the API over plain TCP (Docker's port is 2375): whoever reaches it is root on this host
+    #[arg(long, value_name = "IP:PORT")]
+    insecure_addr: Option<SocketAddr>,
     /// Parent of the containers' cgroups
     #[arg(long, default_value = "skep")]
     cgroup_parent: String,
@@ -70,6 +86,17 @@ pub(crate) enum DaemonError {
         /// Why not.
         source: std::io::Error,
     },
+    /// A TCP address.
+    #[error("cannot listen on {address} (TCP): {source}")]
+    Tcp {
+        /// Which.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Certificates and keys for TLS.
+    #[error(transparent)]
+    Tls(#[from] skep_api::TlsFilesError),
     /// The node.
     #[error(transparent)]
     Node(#[from] skep_node::NodeError),
@@ -102,6 +129,8 @@ pub(crate) fn run(flags: &Daemon) -> Result<(), DaemonError> {
 async fn serve(flags: &Daemon) -> Result<(), DaemonError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Runtime)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Runtime)?;
+    // Before the node starts: a daemon that cannot be reached as asked for changes nothing.
+    let mut listeners = tcp_listeners(flags).await?;
     let node = Node::start(config(flags)).await?;
     let path = flags.run.join("skep.sock");
     let listener = listen(&path)?;
@@ -112,11 +141,32 @@ async fn serve(flags: &Daemon) -> Result<(), DaemonError> {
             _ = interrupt.recv() => {}
         }
     };
-    let served = skep_api::serve(node.clone(), vec![skep_api::Listen::Unix(listener)], stop).await;
+    listeners.push(Listen::Unix(listener));
+    let served = skep_api::serve(node.clone(), listeners, stop).await;
     node.shutdown().await;
     // Only now, so that a client never finds the socket gone while requests are still being answered.
     let _ = fs::remove_file(&path);
     served.map_err(|source| DaemonError::Path { what: "serve on", path, source })
+}
+
+async fn tcp_listeners(flags: &Daemon) -> Result<Vec<Listen>, DaemonError> {
+    let bind = async |address: SocketAddr| {
+        TcpListener::bind(address).await.map_err(|source| DaemonError::Tcp { address, source })
+    };
+    let mut listeners = Vec::new();
+    // The command line lets the address through only together with the three files.
+    if let (Some(address), Some(authority), Some(certificate), Some(key)) =
+        (flags.tls_addr, &flags.tlscacert, &flags.tlscert, &flags.tlskey)
+    {
+        let tls = skep_api::tls_config(authority, certificate, key)?;
+        listeners.push(Listen::Tls(bind(address).await?, tls));
+        tracing::info!(%address, "serving the API to clients with a certificate");
+    }
+    if let Some(address) = flags.insecure_addr {
+        listeners.push(Listen::Tcp(bind(address).await?));
+        tracing::warn!(%address, "serving the API over plain TCP: whoever reaches it is root on this host");
+    }
+    Ok(listeners)
 }
 
 fn config(flags: &Daemon) -> NodeConfig {
