@@ -1,5 +1,7 @@
 //! The API over TCP: clients with a certificate of the right authority are served, nobody else is.
 
+#![allow(clippy::unwrap_used, reason = "the lint knows tests, not their helpers")]
+
 #[allow(dead_code, reason = "the other tests use the rest of it")]
 mod support;
 
