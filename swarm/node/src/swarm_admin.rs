@@ -120,6 +120,11 @@ impl Node {
         }
         let _changing = self.inner.changing.lock().await;
         let membership = self.membership().ok_or(NodeError::NotPartOfSwarm)?;
+        // Clients fill Docker's default in; it means "not said" here as well.
+        let listen = if request.listen_addr == "0.0.0.0:2377" { "" } else { request.listen_addr.trim() };
+        if !listen.is_empty() || !request.advertise_addr.is_empty() {
+            self.set_address(listen, &request.advertise_addr).await?;
+        }
         recover::recover(&self.inner.local, &membership, key.as_ref()).await?;
         membership.wait_until_served().await?;
         Ok(membership.node_id().to_owned())
