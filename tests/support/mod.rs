@@ -9,6 +9,7 @@
 //! | [`processes`] | processes, their cgroups and their namespaces |
 //! | [`leftovers`] | what must be gone when a playground is |
 //! | [`load`] | writes and calls that go on all the while that a test changes something |
+//! | [`nat`] | a router before hosts that can only dial out |
 //! | [`network`] | links, rules and tables of a host |
 //! | [`archive`] | image archives made from nothing |
 //! | [`helper`] | the test program itself as a program inside hosts and containers |
@@ -21,6 +22,7 @@ pub(crate) mod helper;
 pub(crate) mod http;
 pub(crate) mod leftovers;
 pub(crate) mod load;
+pub(crate) mod nat;
 pub(crate) mod network;
 pub(crate) mod playground;
 pub(crate) mod processes;

@@ -18,6 +18,7 @@ use crate::class::{Class, Purpose};
 use crate::identity::{IdentityError, PeerIdentity};
 use crate::inner::Inner;
 use crate::link::{CloseCode, Link};
+use crate::relay::is_made_up;
 use crate::wire::{Hello, StreamType, WireError, opening};
 use crate::{join, renew, serve, socket};
 
@@ -37,6 +38,8 @@ enum AcceptError {
     Identity(#[from] IdentityError),
     #[error("node {0} is not admitted")]
     NotAdmitted(String),
+    #[error("the relay named node {named}, the certificate names {is}")]
+    Misnamed { named: String, is: String },
     #[error("hello: {0}")]
     Hello(#[from] WireError),
     #[error("the first packet said {dialled:?}, the hello says {said:?}")]
@@ -66,6 +69,7 @@ fn take(inner: &Arc<Inner>, incoming: Incoming) {
         incoming.ignore();
         return;
     };
+    let remote = socket::canonical(incoming.remote_address());
     // Both kinds of visitors show no certificate in the handshake.
     let joins = matches!(purpose, Purpose::Join | Purpose::Renew);
     let places = if joins { &inner.joins } else { &inner.handshakes };
@@ -74,11 +78,15 @@ fn take(inner: &Arc<Inner>, incoming: Incoming) {
         let _ = incoming.retry();
         return;
     }
+    // Strangers are judged by where they call from, which a relay hides.
+    if joins && is_made_up(remote) {
+        incoming.ignore();
+        return;
+    }
     let Ok(permit) = places.clone().try_acquire_owned() else {
         incoming.refuse();
         return;
     };
-    let remote = socket::canonical(incoming.remote_address());
     let place = if joins { join::Place::take(inner, remote.ip()) } else { None };
     if joins && place.is_none() {
         incoming.refuse();
@@ -117,6 +125,10 @@ fn take(inner: &Arc<Inner>, incoming: Incoming) {
 
 async fn welcome(inner: &Arc<Inner>, connection: &Connection, class: Class) -> Result<(), AcceptError> {
     let peer = identify(connection)?;
+    let route = inner.relayed_route(connection);
+    if let Some(route) = route.as_ref().filter(|route| route.peer != peer.node_id) {
+        return Err(AcceptError::Misnamed { named: route.peer.clone(), is: peer.node_id });
+    }
     if !inner.admits(&peer) {
         return Err(AcceptError::NotAdmitted(peer.node_id));
     }
@@ -137,7 +149,7 @@ async fn welcome(inner: &Arc<Inner>, connection: &Connection, class: Class) -> R
     {
         return Err(AcceptError::Epoch(theirs));
     }
-    let ours = Hello { incarnation: inner.incarnation, class, epoch: inner.swarm_epoch.read().clone() };
+    let ours = inner.hello(class);
     let mut parts = opening(StreamType::Hello, 0, ours.encode());
     send.write_all_chunks(&mut parts).await?;
     // Fails only on a stream that is finished already.
@@ -149,16 +161,16 @@ async fn welcome(inner: &Arc<Inner>, connection: &Connection, class: Class) -> R
         return Err(AcceptError::OtherEpoch { theirs, ours: epoch });
     }
     let known = inner.peer_or_new(&peer.node_id).ok_or(AcceptError::TooManyPeers)?;
-    if class == Class::Control {
+    if class == Class::Control && route.is_none() {
         known.learn(socket::canonical(connection.remote_address()));
     }
     let sequence = inner.next_sequence();
     let link = Link::new(
         connection.clone(),
         Arc::new(peer),
-        class,
+        &hello,
         false,
-        hello.incarnation,
+        route.map(|route| route.via),
         sequence,
         Instant::now(),
     );

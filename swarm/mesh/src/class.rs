@@ -16,6 +16,9 @@ pub enum Class {
     Data,
     /// Streams of bulk data (image layers, logs), with ordinary congestion control.
     Bulk,
+    /// Packets of connections between two nodes that have no direct path, to and from the manager between them (see
+    /// `relay`). The mesh's own: carries neither streams nor the user's datagrams.
+    Relay,
 }
 
 /// Length of the connection id that a dialler invents: long enough that two never meet (RFC 9000 asks for 8 or more).
@@ -24,13 +27,15 @@ const JOIN_MARK: u8 = b'J';
 const RENEW_MARK: u8 = b'R';
 
 impl Class {
-    pub(crate) const ALL: [Self; 3] = [Self::Control, Self::Data, Self::Bulk];
+    pub(crate) const COUNT: usize = 4;
+    pub(crate) const ALL: [Self; Self::COUNT] = [Self::Control, Self::Data, Self::Bulk, Self::Relay];
 
     pub(crate) fn index(self) -> usize {
         match self {
             Self::Control => 0,
             Self::Data => 1,
             Self::Bulk => 2,
+            Self::Relay => 3,
         }
     }
 
@@ -39,6 +44,7 @@ impl Class {
             Self::Control => b'C',
             Self::Data => b'D',
             Self::Bulk => b'B',
+            Self::Relay => b'V',
         }
     }
 
@@ -46,9 +52,10 @@ impl Class {
         Self::ALL.into_iter().find(|class| class.mark() == mark)
     }
 
-    /// Whether heartbeat datagrams run on connections of this class. On `Data` every datagram belongs to the user.
-    pub(crate) fn has_heartbeats(self) -> bool {
-        self != Self::Data
+    /// Whether streams, and heartbeats as the only datagrams, run on connections of this class. On the others every
+    /// datagram is a packet that is carried.
+    pub(crate) fn has_streams(self) -> bool {
+        matches!(self, Self::Control | Self::Bulk)
     }
 }
 

@@ -14,8 +14,8 @@ use crate::transport::Transports;
 /// What the current certificate makes.
 pub(crate) struct Credentials {
     pub(crate) identity: Identity,
-    clients: [ClientConfig; 3],
-    pub(crate) mesh_servers: [Arc<ServerConfig>; 3],
+    clients: [ClientConfig; Class::COUNT],
+    pub(crate) mesh_servers: [Arc<ServerConfig>; Class::COUNT],
     join_server: Arc<ServerConfig>,
     renew_server: Arc<ServerConfig>,
 }

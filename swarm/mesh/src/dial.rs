@@ -8,6 +8,9 @@
 //!    +-------------------------------+--------------------- lost, not wanted ---------------+
 //! removed or mesh closed: the task ends, from every state.
 //! ```
+//! Connected through a relay is not the end: direct addresses are tried ever more rarely, and a direct connection takes
+//! over. Relays are dialled when direct addresses have not answered for [`DIRECT_ONLY`], or did not the last time.
+//!
 //! While dialling, a new attempt starts at every step of the backoff: a lost first packet is repeated by QUIC ever more
 //! slowly, a new attempt is not. One attempt per address goes on for long, so that a slow path has time.
 
@@ -28,6 +31,7 @@ use crate::identity::PeerIdentity;
 use crate::inner::Inner;
 use crate::link::{CloseCode, Link};
 use crate::peer::Peer;
+use crate::relay::is_made_up;
 use crate::serve;
 use crate::wire::{Hello, StreamType, opening};
 
@@ -41,6 +45,10 @@ const MAX_ATTEMPTS: usize = 32;
 const EXPECTED: Duration = Duration::from_secs(600);
 /// A connection that nothing has asked for since is not dialled again.
 const LINGER: Duration = Duration::from_secs(60);
+/// How long direct addresses alone are dialled: a handshake takes two round trips, and most paths are shorter than this.
+const DIRECT_ONLY: Duration = Duration::from_millis(500);
+/// First and longest pause before a relayed connection's peer is dialled directly again.
+const DIRECT_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// A connection that lasted this long was a success: the backoff starts over.
 const SUCCESS: Duration = Duration::from_secs(1);
 
@@ -56,6 +64,10 @@ async fn run(inner: Arc<Inner>, peer: Arc<Peer>, class: Class) {
     let mut current = slot.current.subscribe();
     let mut backoff = Backoff::new();
     while !peer.is_removed() {
+        if slot.current().is_some_and(|link| link.via.is_some()) {
+            find_direct(&inner, &peer, class).await;
+            continue;
+        }
         if slot.current().is_some() {
             let since = Instant::now();
             // Fails only when the sender is gone, which this task keeps.
@@ -75,6 +87,27 @@ async fn run(inner: Arc<Inner>, peer: Arc<Peer>, class: Class) {
             continue;
         }
         dial(&inner, &peer, class, &mut backoff).await;
+    }
+}
+
+/// While the peer is connected through a relay: until a direct connection is up, or none is.
+async fn find_direct(inner: &Arc<Inner>, peer: &Arc<Peer>, class: Class) {
+    let mut current = peer.slot(class).current.subscribe();
+    let (mut pause, longest) = DIRECT_PAUSE;
+    loop {
+        let relayed = |link: &Option<Arc<Link>>| link.as_ref().is_some_and(|link| link.via.is_some());
+        let mut attempts = JoinSet::new();
+        for address in peer.addresses() {
+            attempts.spawn(attempt(inner.clone(), peer.clone(), class, address, SHORT_ATTEMPT));
+        }
+        let tried = async {
+            while attempts.join_next().await.is_some() {}
+            tokio::time::sleep(pause).await;
+        };
+        tokio::select! {
+            _ = current.wait_for(|link| !relayed(link)) => return,
+            () = tried => pause = (pause * 2).min(longest),
+        }
     }
 }
 
@@ -99,8 +132,12 @@ async fn dial(inner: &Arc<Inner>, peer: &Arc<Peer>, class: Class, backoff: &mut 
     let mut attempts: JoinSet<Result<(), DialError>> = JoinSet::new();
     let mut long: HashMap<SocketAddr, Instant> = HashMap::new();
     let mut pace = Pace::Soon;
+    let started = Instant::now();
     for round in 0usize.. {
         let mut addresses = peer.addresses();
+        if class != Class::Relay && (peer.needs_relay() || started.elapsed() >= DIRECT_ONLY) {
+            addresses.extend(inner.relayed_addresses(peer, class));
+        }
         long.retain(|address, _| addresses.contains(address));
         // When there is no room for all, each round begins with another one.
         if !addresses.is_empty() {
@@ -200,7 +237,8 @@ async fn attempt(
         Err(_) => return Err(DialError::new("no answer").at(address)),
     };
     // Another connection has come up meanwhile; the peer knows nothing of this one yet.
-    if peer.slot(class).current().is_some_and(|link| !link.is_closed()) {
+    let better = |link: Arc<Link>| !link.is_closed() && (link.via.is_none() || is_made_up(address));
+    if peer.slot(class).current().is_some_and(better) {
         CloseCode::Superseded.close(&connection);
         return Ok(());
     }
@@ -275,7 +313,7 @@ async fn greet(
     }
     let (theirs, ours) = (hello.epoch_number(), inner.epoch_number());
     if theirs != ours {
-        let adopted = theirs > ours && hello.epoch.is_some_and(|proof| inner.adopt(&proof));
+        let adopted = theirs > ours && hello.epoch.as_ref().is_some_and(|proof| inner.adopt(proof));
         let why = if adopted || theirs < ours { CloseCode::OtherEpoch } else { CloseCode::Protocol };
         why.close(&connection);
         // With the proof that it has now the next attempt is welcome.
@@ -283,15 +321,14 @@ async fn greet(
         return Err(error);
     }
     let sequence = inner.next_sequence();
-    let link =
-        Link::new(connection, Arc::new(peer), class, true, hello.incarnation, sequence, Instant::now());
+    let via = inner.relayed_route(&connection).map(|route| route.via);
+    let link = Link::new(connection, Arc::new(peer), &hello, true, via, sequence, Instant::now());
     Ok((link, ours))
 }
 
 async fn say_hello(inner: &Arc<Inner>, connection: &Connection, class: Class) -> Result<Hello, String> {
     let (mut send, mut recv) = connection.open_bi().await.map_err(|error| error.to_string())?;
-    let epoch = inner.swarm_epoch.read().clone();
-    let hello = Hello { incarnation: inner.incarnation, class, epoch };
+    let hello = inner.hello(class);
     let mut parts = opening(StreamType::Hello, 0, hello.encode());
     send.write_all_chunks(&mut parts).await.map_err(|error| error.to_string())?;
     send.finish().map_err(|error| error.to_string())?;

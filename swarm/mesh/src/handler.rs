@@ -53,6 +53,12 @@ pub trait Handler: Send + Sync + 'static {
         batch.clear();
     }
 
+    /// Whether two other nodes may talk through this one. Asked about once a second while they do; must be cheap.
+    fn may_relay(&self, from: &PeerIdentity, to: &str) -> bool {
+        let _ = (from, to);
+        false
+    }
+
     /// A peer's control connection came up or went away. Must be cheap; the state may have changed again since.
     fn peer_changed(&self, peer: &PeerIdentity, connected: bool) {
         let _ = (peer, connected);

@@ -2,32 +2,39 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
-use quinn::{Endpoint, VarInt};
+use quinn::{Connection, Endpoint, VarInt};
 use tokio::runtime;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::changes::Changes;
+use crate::class::Class;
 use crate::clock::SwarmClock;
 use crate::credentials::Credentials;
 use crate::epoch::EpochProof;
 use crate::handler::Handler;
-use crate::identity::PeerIdentity;
+use crate::identity::{PeerIdentity, Role};
 use crate::join_limit::JoinLimit;
 use crate::link::{CloseCode, Link};
 use crate::peer::Peer;
+use crate::relay::{Relayed, Route};
 use crate::socket;
 use crate::transport::Transports;
+use crate::wire::Hello;
 
 /// Peers that an endpoint remembers; connections of further ones are refused.
 const MAX_PEERS: usize = 10_000;
 /// Removed nodes that are refused without asking the handler; it has the last word on all others.
 pub(crate) const MAX_REMOVED: usize = 4096;
+
+/// Relays that a peer is looked for behind at once: which ones it is connected to is not known.
+const MAX_RELAYS: usize = 4;
 
 /// What an endpoint's tasks share.
 pub(crate) struct Inner {
@@ -35,6 +42,9 @@ pub(crate) struct Inner {
     pub(crate) handler: Arc<dyn Handler>,
     pub(crate) node_id: String,
     pub(crate) incarnation: u64,
+    pub(crate) relayed: Arc<Relayed>,
+    /// How often our address changed so that peers could not follow.
+    pub(crate) moves: AtomicU32,
     pub(crate) epoch: Instant,
     pub(crate) handshakes: Arc<Semaphore>,
     pub(crate) joins: Arc<Semaphore>,
@@ -139,6 +149,35 @@ impl Inner {
             && peer.node_id != self.node_id
             && !self.removed.lock().contains(&peer.node_id)
             && self.handler.authorize(peer)
+    }
+
+    /// The route that a connection takes, if it is a relayed one.
+    pub(crate) fn relayed_route(&self, connection: &Connection) -> Option<Route> {
+        self.relayed.routes.route(connection.remote_address()).map(|(route, _)| route)
+    }
+
+    /// What to dial to reach a peer through others: managers that we are connected to, the nearest first.
+    pub(crate) fn relayed_addresses(&self, peer: &Peer, class: Class) -> Vec<SocketAddr> {
+        let relay = |relay: &Arc<Peer>| {
+            let link = relay.slot(Class::Control).current()?;
+            let fits = link.via.is_none() && link.peer.role == Role::Manager && relay.node_id != peer.node_id;
+            fits.then(|| (link.connection.rtt(), relay.node_id.clone()))
+        };
+        let mut relays: Vec<(Duration, String)> = self.peers().iter().filter_map(relay).collect();
+        relays.sort();
+        relays.truncate(MAX_RELAYS);
+        let route = |(_, via)| Route { peer: peer.node_id.clone(), via };
+        relays.into_iter().filter_map(|relay| self.relayed.routes.address(&route(relay), class)).collect()
+    }
+
+    /// Our first message on a connection.
+    pub(crate) fn hello(&self, class: Class) -> Hello {
+        Hello {
+            incarnation: self.incarnation,
+            class,
+            epoch: self.swarm_epoch.read().clone(),
+            moves: self.moves.load(Ordering::Acquire),
+        }
     }
 
     /// The number of the swarm's epoch, 0 if it was never recovered.

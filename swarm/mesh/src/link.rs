@@ -7,8 +7,9 @@
 //! ```
 //! While it drains, streams that are open go on, new ones use the better connection, and heartbeats tell the peer so.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -17,7 +18,8 @@ use quinn::VarInt;
 use crate::class::Class;
 use crate::identity::PeerIdentity;
 use crate::liveness::Liveness;
-use crate::wire::Heartbeat;
+use crate::socket::canonical;
+use crate::wire::{Heartbeat, Hello};
 
 /// Why a connection is closed, for the peer's log and its dialler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +34,7 @@ pub(crate) enum CloseCode {
     TooMany,
     Duplicate,
     OtherEpoch,
+    Moved,
 }
 
 impl CloseCode {
@@ -47,6 +50,7 @@ impl CloseCode {
             Self::TooMany => "too many connections",
             Self::Duplicate => "another running process has this node's identity",
             Self::OtherEpoch => "the swarm was recovered, and one of the two did not know it",
+            Self::Moved => "the node has another address now",
         }
     }
 
@@ -62,6 +66,7 @@ impl CloseCode {
             Self::TooMany => 7,
             Self::Duplicate => 8,
             Self::OtherEpoch => 9,
+            Self::Moved => 10,
         })
     }
 
@@ -86,8 +91,14 @@ pub(crate) struct Link {
     pub(crate) class: Class,
     /// Whether this side dialled.
     pub(crate) dialled: bool,
+    /// The manager between the two ends, where there is no direct path.
+    pub(crate) via: Option<String>,
     /// The peer's process, see `wire::Hello`.
     pub(crate) incarnation: u64,
+    /// How often the peer had moved when this came up, see `wire::Hello`.
+    pub(crate) moves: u32,
+    /// Whether the other end cannot follow us to our new address: not used any more, and dead soon.
+    pub(crate) stranded: AtomicBool,
     /// Counts up with each connection of this endpoint.
     pub(crate) sequence: u64,
     pub(crate) liveness: Mutex<Liveness>,
@@ -104,18 +115,21 @@ impl Link {
     pub(crate) fn new(
         connection: quinn::Connection,
         peer: Arc<PeerIdentity>,
-        class: Class,
+        hello: &Hello,
         dialled: bool,
-        incarnation: u64,
+        via: Option<String>,
         sequence: u64,
         now: Instant,
     ) -> Arc<Self> {
         Arc::new(Self {
             connection,
             peer,
-            class,
+            class: hello.class,
             dialled,
-            incarnation,
+            via,
+            incarnation: hello.incarnation,
+            moves: hello.moves,
+            stranded: AtomicBool::new(false),
             sequence,
             liveness: Mutex::new(Liveness::new(now)),
             draining_since: Mutex::new(None),
@@ -142,6 +156,16 @@ impl Link {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.connection.close_reason().is_some()
+    }
+
+    /// Where the other end is now; it may move.
+    pub(crate) fn remote(&self) -> SocketAddr {
+        canonical(self.connection.remote_address())
+    }
+
+    /// Whether new streams and datagrams may go over it.
+    pub(crate) fn is_usable(&self) -> bool {
+        !self.is_closed() && !self.stranded.load(Ordering::Acquire)
     }
 
     pub(crate) fn peer_said(&self, heartbeat: Heartbeat) {

@@ -1,13 +1,14 @@
 //! The mesh endpoint: what a node calls to reach its peers.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use quinn::{Endpoint, TokioRuntime};
+use quinn::{Endpoint, Runtime as _, TokioRuntime};
 use tokio::runtime;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -25,11 +26,12 @@ use crate::inner::{Inner, MAX_REMOVED};
 use crate::join_limit::JoinLimit;
 use crate::link::Link;
 use crate::open::Patience;
+use crate::relay::{RelaySocket, Relayed};
 use crate::status::PeerStatus;
 use crate::stream::{RecvStream, SendStream};
 use crate::transport::{self, Transports};
 use crate::wire::{self, StreamType, WireError};
-use crate::{accept, dial, socket, ticker};
+use crate::{accept, dial, moving, relay, socket, ticker};
 
 /// Docker's port, here UDP.
 pub const DEFAULT_PORT: u16 = 2377;
@@ -99,18 +101,24 @@ impl Mesh {
         let credentials = Credentials::new(config.identity.clone(), &config.clock, &transports)?;
         let socket = socket::listen(config.listen)
             .map_err(|source| MeshError::Bind { addr: config.listen, source })?;
-        let endpoint = Endpoint::new(
-            transport::endpoint_config(&config.identity),
-            Some((*credentials.mesh_servers[Class::Control.index()]).clone()),
-            socket,
-            Arc::new(TokioRuntime),
-        )
-        .map_err(MeshError::Endpoint)?;
+        let (relayed, packets) = Relayed::new();
+        let endpoint = relaying(socket, &relayed)
+            .and_then(|socket| {
+                Endpoint::new_with_abstract_socket(
+                    transport::endpoint_config(&config.identity),
+                    Some((*credentials.mesh_servers[Class::Control.index()]).clone()),
+                    socket,
+                    Arc::new(TokioRuntime),
+                )
+            })
+            .map_err(MeshError::Endpoint)?;
         let inner = Arc::new(Inner {
             endpoint,
             handler,
             node_id: config.identity.node_id().to_owned(),
             incarnation: rand::random(),
+            relayed,
+            moves: AtomicU32::new(0),
             epoch: Instant::now(),
             handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
             joins: Arc::new(Semaphore::new(MAX_JOINS)),
@@ -131,6 +139,7 @@ impl Mesh {
         });
         inner.spawn(accept::run(inner.clone()));
         inner.spawn(ticker::run(inner.clone()));
+        inner.spawn(relay::carry::run(inner.clone(), packets));
         Ok(Self { _stop: Arc::new(StopOnDrop(inner.clone())), inner })
     }
 
@@ -145,8 +154,24 @@ impl Mesh {
     }
 
     /// Where the socket is bound.
-    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.inner.endpoint.local_addr()
+    }
+
+    /// Goes over to another address or port while running; on an error the present one stays. Connections that this side
+    /// dialled go on (QUIC migration); those that peers dialled cannot follow and are dialled again, from here, at once.
+    /// Streams on the latter break. Peers learn the new address from these connections.
+    pub fn rebind(&self, listen: SocketAddr) -> io::Result<SocketAddr> {
+        let socket = relaying(socket::listen(listen)?, &self.inner.relayed)?;
+        self.inner.endpoint.rebind_abstract(socket)?;
+        moving::rebound(&self.inner);
+        self.inner.endpoint.local_addr()
+    }
+
+    /// To be called when the host's addresses have changed. Connections that answer stay; what does not within one and a
+    /// half seconds (control connections: half a second) is dialled again. Costs little if nothing is amiss.
+    pub fn addresses_changed(&self) {
+        moving::check(&self.inner);
     }
 
     /// Tells all peers, waits (a second at most) until they know, ends all tasks, and gives the port free.
@@ -264,7 +289,7 @@ impl Mesh {
     }
 
     /// Opens a stream to a peer's [`Handler::stream`]. `Class::Control` for sessions, `Class::Bulk` for big data;
-    /// `Class::Data` has no streams. Waits at most [`CONNECT_WAIT`] for a connection, and a second more until the
+    /// The others have no streams. Waits at most [`CONNECT_WAIT`] for a connection, and a second more until the
     /// header is on its way.
     pub async fn open_stream(
         &self,
@@ -273,7 +298,7 @@ impl Mesh {
         kind: u16,
         header: Bytes,
     ) -> Result<(SendStream, RecvStream), StreamError> {
-        if class == Class::Data {
+        if !class.has_streams() {
             return Err(StreamError::NoStreams(class));
         }
         let patience = Patience { connect: CONNECT_WAIT, whole: CONNECT_WAIT + HEADER_WAIT };
@@ -332,6 +357,11 @@ impl Drop for StopOnDrop {
     fn drop(&mut self) {
         self.0.stop();
     }
+}
+
+/// A socket that takes made-up addresses too.
+fn relaying(socket: UdpSocket, relayed: &Arc<Relayed>) -> io::Result<Arc<RelaySocket>> {
+    RelaySocket::new(TokioRuntime.wrap_udp_socket(socket)?, relayed.clone())
 }
 
 /// The most telling description of a broken stream.

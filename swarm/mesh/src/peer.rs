@@ -1,7 +1,7 @@
 //! One peer: its addresses and, per class, its connections and which of them is the current one.
 //!
-//! Both sides may dial at once. Neither connection is refused; both sides by themselves prefer the one that the smaller
-//! node id dialled, then the newer, and the other one drains (see `link`). A connection from another process of the
+//! Both sides may dial at once. Neither connection is refused; both sides by themselves prefer a direct one to a relayed
+//! one, then the one that the smaller node id dialled, then the newer, and the other one drains (see `link`). A connection from another process of the
 //! same node (its incarnation differs) replaces all that were there: the former process is gone (see `incarnations`
 //! for when it is not).
 
@@ -20,6 +20,7 @@ use crate::changes::Changes;
 use crate::class::Class;
 use crate::incarnations::Incarnations;
 use crate::link::{CloseCode, Link};
+use crate::relay::is_made_up;
 
 /// Connections of one class to one peer: the current one and a few that drain.
 const MAX_LINKS: usize = 4;
@@ -34,8 +35,10 @@ pub(crate) struct Peer {
     pub(crate) node_id: String,
     /// Whether our id is the smaller one, so that connections that we dialled are preferred.
     we_are_smaller: bool,
-    pub(crate) slots: [Slot; 3],
+    pub(crate) slots: [Slot; Class::COUNT],
     removed: AtomicBool,
+    /// Whether it had to be reached through a relay, and has not been dialled directly since.
+    needs_relay: AtomicBool,
     state: Mutex<State>,
     incarnations: Mutex<Incarnations>,
     /// Number of the session (see `changes`) that control connections make; 0 for none. Changes only under the lock of
@@ -78,6 +81,7 @@ impl Peer {
             node_id,
             slots: Class::ALL.map(|_| Slot::new()),
             removed: AtomicBool::new(false),
+            needs_relay: AtomicBool::new(false),
             state: Mutex::default(),
             incarnations: Mutex::default(),
             session: AtomicU64::new(0),
@@ -91,6 +95,7 @@ impl Peer {
     }
 
     pub(crate) fn configure(&self, mut addresses: Vec<SocketAddr>, keep: bool) {
+        addresses.retain(|address| !is_made_up(*address));
         addresses.truncate(MAX_ADDRESSES);
         let mut state = self.state.lock();
         state.addresses = addresses;
@@ -102,12 +107,23 @@ impl Peer {
         self.state.lock().learned = Some(address);
     }
 
-    /// Where to dial: what was configured, then where the peer last called from.
+    /// Where to dial: what was configured, then where it is connected, then where it last called from.
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        let links = self.slot(Class::Control).links.lock().clone();
+        let direct = links.iter().filter(|link| !link.is_closed() && link.via.is_none());
+        let connected = direct.map(|link| link.remote());
         let state = self.state.lock();
         let mut addresses = state.addresses.clone();
-        addresses.extend(state.learned.filter(|learned| !state.addresses.contains(learned)));
+        for address in connected.chain(state.learned) {
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
         addresses
+    }
+
+    pub(crate) fn needs_relay(&self) -> bool {
+        self.needs_relay.load(Ordering::Acquire)
     }
 
     pub(crate) fn keep(&self) -> bool {
@@ -167,6 +183,14 @@ impl Peer {
             self.session.store(link.sequence, Ordering::Release);
             changes.up(link.sequence, &link.peer);
         }
+        if link.via.is_some() || link.dialled {
+            self.needs_relay.store(link.via.is_some(), Ordering::Release);
+        }
+        // What we dialled to where the peer was leads nowhere; its end of it is gone already. Relays follow.
+        let left = |former: &Link| former.dialled && former.via.is_none() && former.moves < link.moves;
+        for former in links.iter().filter(|former| left(former)) {
+            former.close(CloseCode::Moved);
+        }
         let slot = self.slot(link.class);
         if links.len() > MAX_LINKS {
             let current = slot.current();
@@ -180,7 +204,7 @@ impl Peer {
             self.settle(slot, links, now);
         }
         drop(all);
-        if link.class == Class::Data {
+        if !link.class.has_streams() {
             slot.flush();
         }
         slot.demand.notify_one();
@@ -197,6 +221,21 @@ impl Peer {
         }
         self.settle(slot, &links, now);
         slot.demand.notify_one();
+    }
+
+    /// Uses some connections no more, since their other end cannot follow us to our new address. Whether there were any.
+    pub(crate) fn strand(&self, class: Class, now: Instant, which: impl Fn(&Link) -> bool) -> bool {
+        let slot = self.slot(class);
+        let links = slot.links.lock();
+        let mut any = false;
+        for link in links.iter().filter(|link| link.is_usable() && which(link)) {
+            link.stranded.store(true, Ordering::Release);
+            any = true;
+        }
+        if any {
+            self.settle(slot, &links, now);
+        }
+        any
     }
 
     /// Closes everything, for good. The caller delivers `changes` after it.
@@ -246,7 +285,7 @@ impl Peer {
     }
 
     /// All classes' connections, always locked in the same order.
-    fn lock_links(&self) -> [MutexGuard<'_, Vec<Arc<Link>>>; 3] {
+    fn lock_links(&self) -> [MutexGuard<'_, Vec<Arc<Link>>>; Class::COUNT] {
         self.slots.each_ref().map(|slot| slot.links.lock())
     }
 
@@ -264,8 +303,8 @@ impl Peer {
     fn settle(&self, slot: &Slot, links: &[Arc<Link>], now: Instant) {
         let best = links
             .iter()
-            .filter(|link| !link.is_closed())
-            .max_by_key(|link| rank(self.we_are_smaller, link.dialled, link.sequence))
+            .filter(|link| link.is_usable())
+            .max_by_key(|link| rank(link.via.is_none(), self.we_are_smaller == link.dialled, link.sequence))
             .cloned();
         for link in links.iter() {
             let mut draining = link.draining_since.lock();
@@ -282,12 +321,13 @@ impl Peer {
     }
 }
 
-/// What makes a connection better than another one of the same class to the same process.
-fn rank(we_are_smaller: bool, we_dialled: bool, sequence: u64) -> (bool, u64) {
-    (we_are_smaller == we_dialled, sequence)
+/// What makes a connection better than another one of the same class to the same process: no relay in between, then who
+/// dialled, then being newer.
+fn rank(direct: bool, smaller_dialled: bool, sequence: u64) -> impl Ord {
+    (direct, smaller_dialled, sequence)
 }
 
-fn another_lives(all: &[MutexGuard<'_, Vec<Arc<Link>>>; 3], incarnation: u64) -> bool {
+fn another_lives(all: &[MutexGuard<'_, Vec<Arc<Link>>>; Class::COUNT], incarnation: u64) -> bool {
     all.iter().flat_map(|links| links.iter()).any(|link| link.incarnation != incarnation && !link.is_closed())
 }
 
@@ -360,18 +400,17 @@ mod tests {
 
     #[test]
     fn both_sides_prefer_the_same_connection() {
-        // (dialled by the smaller side, sequence at the smaller, sequence at the larger)
-        let first = (true, 1, 2);
-        let second = (false, 2, 1);
-        let at_smaller = rank(true, first.0, first.1) > rank(true, second.0, second.1);
-        let at_larger = rank(false, !first.0, first.2) > rank(false, !second.0, second.2);
-        assert!(at_smaller && at_larger);
-    }
-
-    #[test]
-    fn of_two_dialled_by_the_same_side_the_newer_wins() {
-        assert!(rank(true, true, 2) > rank(true, true, 1));
-        assert!(rank(true, false, 2) > rank(true, false, 1));
+        // (direct, dialled by the smaller side, sequences at both: each side has its own)
+        let connections =
+            [(false, true, [9, 8]), (false, false, [1, 2]), (true, true, [2, 3]), (true, false, [3, 4])];
+        for side in [0, 1] {
+            let key = |(direct, smaller, sequence): &(bool, bool, [u64; 2])| {
+                rank(*direct, *smaller, sequence[side])
+            };
+            let best = connections.iter().max_by_key(|connection| key(connection));
+            assert_eq!(best, Some(&connections[2]), "a direct one, dialled by the smaller side");
+        }
+        assert!(rank(true, false, 2) > rank(true, false, 1), "of two by the same side the newer");
     }
 
     #[test]

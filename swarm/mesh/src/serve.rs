@@ -17,6 +17,7 @@ use crate::link::{CloseCode, Link, Use};
 use crate::peer::Peer;
 use crate::stream::{RecvStream, SendStream};
 use crate::wire::{self, Heartbeat, StreamType, WireError};
+use crate::{dial, relay};
 
 /// Bytes of request bodies that one connection may have in the making; beyond it requests are refused as busy.
 const MAX_BODIES: usize = 64 << 20;
@@ -32,6 +33,10 @@ pub(crate) fn start(inner: &Arc<Inner>, peer: &Arc<Peer>, link: Arc<Link>) -> Re
     inner.install(peer, &link, Instant::now())?;
     tracing::debug!(node_id = peer.node_id, class = ?link.class, dialled = link.dialled, "connected");
     inner.spawn(read_datagrams(inner.clone(), peer.clone(), link.clone()));
+    if link.via.is_some() {
+        // It goes on looking for a direct way, from this end too.
+        dial::ensure(inner, peer, link.class);
+    }
     inner.spawn(accept_streams(inner.clone(), peer.clone(), link));
     Ok(())
 }
@@ -40,7 +45,7 @@ async fn accept_streams(inner: Arc<Inner>, peer: Arc<Peer>, link: Arc<Link>) {
     let budget = Arc::new(Semaphore::new(MAX_BODIES / BUDGET_UNIT));
     let error = loop {
         match link.connection.accept_bi().await {
-            Ok((send, recv)) if link.class != Class::Data => {
+            Ok((send, recv)) if link.class.has_streams() => {
                 let Some(held) = link.begin() else { continue };
                 let stream = serve_stream(inner.clone(), peer.clone(), held, budget.clone(), send, recv);
                 let closing = inner.clone();
@@ -129,6 +134,7 @@ async fn refuse(send: &mut quinn::SendStream, error: RemoteError) {
 
 async fn read_datagrams(inner: Arc<Inner>, peer: Arc<Peer>, link: Arc<Link>) {
     let mut batch: Vec<Bytes> = Vec::with_capacity(MAX_BATCH);
+    let mut relayed = relay::carry::Served::default();
     while let Ok(first) = link.connection.read_datagram().await {
         batch.push(first);
         // What else is there already: polling without a waker does not wait.
@@ -139,13 +145,15 @@ async fn read_datagrams(inner: Arc<Inner>, peer: Arc<Peer>, link: Arc<Link>) {
                 Poll::Ready(Err(_)) | Poll::Pending => break,
             }
         }
-        if link.class.has_heartbeats() {
-            peer.heard(Instant::now());
-            if let Some(heartbeat) = batch.iter().rev().find_map(|datagram| Heartbeat::decode(datagram)) {
-                link.peer_said(heartbeat);
+        match link.class {
+            Class::Control | Class::Bulk => {
+                peer.heard(Instant::now());
+                if let Some(heartbeat) = batch.iter().rev().find_map(|datagram| Heartbeat::decode(datagram)) {
+                    link.peer_said(heartbeat);
+                }
             }
-        } else {
-            inner.handler.datagrams(&link.peer, &mut batch);
+            Class::Data => inner.handler.datagrams(&link.peer, &mut batch),
+            Class::Relay => batch.iter().for_each(|datagram| relayed.take(&inner, &link, datagram)),
         }
         batch.clear();
     }

@@ -14,6 +14,8 @@ pub struct PeerStatus {
     pub node_id: String,
     /// Where its control connection comes from or goes to; else where it would be dialled.
     pub address: Option<SocketAddr>,
+    /// The node between, where its control connection is relayed.
+    pub via: Option<String>,
     /// Whether a control connection is up.
     pub control: bool,
     /// Whether a data connection is up.
@@ -38,8 +40,10 @@ impl PeerStatus {
             node_id: peer.node_id.clone(),
             address: control
                 .as_ref()
-                .map(|link| crate::socket::canonical(link.connection.remote_address()))
+                .filter(|link| link.via.is_none())
+                .map(|link| link.remote())
                 .or_else(|| peer.addresses().first().copied()),
+            via: control.as_ref().and_then(|link| link.via.clone()),
             control: control.is_some(),
             data: up(Class::Data),
             bulk: up(Class::Bulk),

@@ -32,6 +32,10 @@ pub(crate) async fn run(inner: Arc<Inner>) {
 
 fn attend(peer: &Peer, now: Instant, tick: u64) {
     let mut control_died = false;
+    // It may have moved since it called; QUIC follows.
+    if let Some(link) = peer.slot(Class::Control).current().filter(|link| !link.dialled && link.via.is_none()) {
+        peer.learn(link.remote());
+    }
     for class in Class::ALL {
         let links = peer.slot(class).links.lock().clone();
         for link in links {
@@ -67,7 +71,7 @@ fn attend(peer: &Peer, now: Instant, tick: u64) {
 }
 
 fn is_drained(link: &Link, since: Instant, now: Instant) -> bool {
-    if link.class.has_heartbeats() {
+    if link.class.has_streams() {
         link.peer_is_done() && link.retire()
     } else {
         now.duration_since(since) > DATA_DRAIN

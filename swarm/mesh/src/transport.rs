@@ -54,7 +54,7 @@ const JOIN_IDLE: Duration = Duration::from_secs(20);
 
 /// Transport configurations of an endpoint, made once.
 pub(crate) struct Transports {
-    classes: [Arc<TransportConfig>; 3],
+    classes: [Arc<TransportConfig>; Class::COUNT],
     join: Arc<TransportConfig>,
 }
 
@@ -65,7 +65,7 @@ impl Transports {
             classes: Class::ALL.map(|class| {
                 Arc::new(match class {
                     Class::Control => control(),
-                    Class::Data => data(max_mtu),
+                    Class::Data | Class::Relay => data(max_mtu),
                     Class::Bulk => bulk(max_mtu),
                 })
             }),

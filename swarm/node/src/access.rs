@@ -211,7 +211,6 @@ impl Directory {
     }
 
     /// Whether packets between two other nodes may go through this one: managers serve all members so.
-    #[expect(dead_code, reason = "the mesh asks once it relays")]
     pub(crate) fn may_relay(&self, from: &PeerIdentity, to: &str) -> bool {
         self.manager.get().is_some()
             && self.standing(&from.node_id).may_send(from.role, From::Members).is_ok()

@@ -244,6 +244,10 @@ impl Handler for MeshHandler {
         }
     }
 
+    fn may_relay(&self, from: &PeerIdentity, to: &str) -> bool {
+        self.get().is_some_and(|parts| parts.directory.may_relay(from, to))
+    }
+
     async fn join(&self, remote: SocketAddr, request: JoinRequest) -> Result<JoinReply, RemoteError> {
         let (parts, part) = (self.parts()?, self.manager()?);
         let epoch = parts.record.get().epoch;

@@ -94,7 +94,7 @@ pub(crate) async fn follow(mesh: Mesh, record: Arc<Record>) {
             Ok(local) => {
                 look(&mesh, &record, &local, &mut waiting);
                 if known.as_ref().is_some_and(|known| *known != local) {
-                    redial(&mesh);
+                    mesh.addresses_changed();
                 }
                 known = Some(local);
             }
@@ -139,7 +139,7 @@ fn look(mesh: &Mesh, record: &Record, local: &[LocalAddress], waiting: &mut Opti
 
 fn take(mesh: &Mesh, record: &Record, own: &Own) -> Result<(), NodeError> {
     if record.get().listen != own.listen {
-        rebind(mesh, own.listen)
+        mesh.rebind(own.listen)
             .map_err(NodeError::internal(format!("cannot listen on {} (UDP)", own.listen)))?;
     }
     let kept = record.update(|member| {
@@ -148,15 +148,6 @@ fn take(mesh: &Mesh, record: &Record, own: &Own) -> Result<(), NodeError> {
     });
     kept.map_err(NodeError::internal("cannot save this node's address"))
 }
-
-/// The mesh keeps the socket that it was started with: another address of the host needs none as long as it listens on
-/// all of them.
-fn rebind(_mesh: &Mesh, listen: SocketAddr) -> std::io::Result<SocketAddr> {
-    Err(std::io::Error::new(std::io::ErrorKind::Unsupported, format!("cannot go to {listen} while running")))
-}
-
-/// Connections that do not answer from the new address are given up and dialled again by the mesh itself.
-fn redial(_mesh: &Mesh) {}
 
 impl Node {
     /// Changes where this node listens and which address it tells the others, while it runs; as for `init` and `join`,
@@ -174,7 +165,7 @@ impl Node {
         take(&membership.mesh, &membership.record, &own)?;
         let kept = membership.record.update(|member| member.origin = origin);
         kept.map_err(NodeError::internal("cannot save this node's address"))?;
-        redial(&membership.mesh);
+        membership.mesh.addresses_changed();
         Ok(())
     }
 }

@@ -135,6 +135,10 @@ impl Node {
         let membership = self.membership()?;
         let peers = membership.mesh.peers();
         let peer = peers.iter().find(|peer| peer.node_id == node_id)?;
-        Some(if peer.control { PeerPath::Direct } else { PeerPath::None })
+        Some(match &peer.via {
+            Some(via) => PeerPath::Relayed { via: via.clone() },
+            None if peer.control => PeerPath::Direct,
+            None => PeerPath::None,
+        })
     }
 }

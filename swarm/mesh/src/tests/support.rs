@@ -45,6 +45,9 @@ pub(super) struct Recorder {
     pub(super) requests: AtomicUsize,
     pub(super) joins: AtomicUsize,
     pub(super) refuse_all: AtomicBool,
+    /// Whether others may talk through it, and how often that was asked.
+    pub(super) relays: AtomicBool,
+    pub(super) asked_to_relay: AtomicUsize,
     /// `HOLD` requests wait here.
     pub(super) gate: Semaphore,
     pub(super) changes: Mutex<Vec<(String, bool)>>,
@@ -114,6 +117,8 @@ impl Swarm {
             requests: AtomicUsize::new(0),
             joins: AtomicUsize::new(0),
             refuse_all: AtomicBool::new(false),
+            relays: AtomicBool::new(true),
+            asked_to_relay: AtomicUsize::new(0),
             gate: Semaphore::new(0),
             changes: Mutex::default(),
             epochs: Mutex::default(),
@@ -170,6 +175,11 @@ impl Node {
 impl Handler for Recorder {
     fn authorize(&self, _peer: &PeerIdentity) -> bool {
         !self.refuse_all.load(Ordering::SeqCst)
+    }
+
+    fn may_relay(&self, _from: &PeerIdentity, _to: &str) -> bool {
+        self.asked_to_relay.fetch_add(1, Ordering::SeqCst);
+        self.relays.load(Ordering::SeqCst)
     }
 
     async fn request(&self, peer: Arc<PeerIdentity>, kind: u16, body: Bytes) -> Result<Bytes, RemoteError> {
