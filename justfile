@@ -59,3 +59,14 @@ bench *WHAT: release
 fix:
     cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
     cargo fmt --all
+
+# what strangers can send is decoded without a panic: each fuzz target for so many seconds; needs cargo-fuzz and a C++ compiler
+fuzz SECONDS="10":
+    #!/bin/bash
+    set -euo pipefail
+    cd swarm/mesh
+    # Sanitizers are not stable yet, and this repository needs no other toolchain than the stable one.
+    export RUSTC_BOOTSTRAP=1
+    for target in $(cargo fuzz list); do
+        cargo fuzz run --target {{ arch() }}-unknown-linux-gnu "$target" -- -max_total_time={{ SECONDS }} -max_len=16384 -verbosity=0
+    done

@@ -97,6 +97,41 @@ fn a_worker_a_follower_and_the_leader_are_renumbered_while_running() {
     assert!(!told.contains(&format!("{}:2377", playground.address(leader))), "an old address: {told}");
 }
 
+/// A manager goes to another port and back, under writes; the address given is the one that it keeps.
+#[test]
+fn a_manager_changes_its_port_while_running() {
+    let playground = Playground::up("port", 3);
+    playground.create_web(1, "web", 3, PORT);
+    let tasks = playground.wait_for_tasks(1, "web", 3, |_| true);
+    let leader = playground.wait_for_leader(&[1, 2, 3], 0);
+    let viewer = if leader == 1 { 2 } else { 1 };
+    let processes = playground.containers(leader);
+    let writes = Writes::start(&playground, &[viewer], 50);
+    for port in [2399, 2377] {
+        let listen = format!("0.0.0.0:{port}");
+        let said = playground.ok(leader, &["swarm", "address", "--listen-addr", &listen]);
+        let new = format!("{}:{port}", playground.address(leader));
+        assert!(said.contains(&listen) && said.contains(&new), "{said}");
+        wait_until(&format!("node {viewer} knows node {leader} at {new}"), || {
+            playground.try_node(viewer, leader).is_some_and(|node| text(&node, "/ManagerStatus/Addr") == new)
+        });
+        playground.wait_for_node(viewer, leader, "ready");
+        writes.wait_for_more(50);
+        for number in playground.numbers() {
+            playground.wait_for_answers(number, PORT, &tasks);
+        }
+        let told = playground.ok(leader, &["swarm", "join-token", "worker"]);
+        assert!(told.contains(&new), "{told}");
+    }
+    assert_eq!(playground.containers(leader), processes, "its container runs on");
+    playground
+        .skep(leader, &["swarm", "address", "--listen-addr", "198.51.100.1:2377"])
+        .is_refused_with("198.51.100.1:2377");
+    let same = playground.ok(leader, &["swarm", "address"]);
+    assert!(same.contains("0.0.0.0:2377"), "{same}");
+    writes.finish(&playground, &[viewer]);
+}
+
 #[test]
 fn a_restart_at_another_address_is_no_loss_either() {
     let playground = Playground::up("cold", 3);

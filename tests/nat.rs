@@ -54,8 +54,18 @@ fn nodes_behind_nat_are_full_members() {
     std::fs::write(&file, archive::web_image("registry.test/nat:1")).unwrap();
     playground.ok(4, &["image", "load", "--input", file.to_str().unwrap()]);
     let publish = format!("{PORT}:80");
-    let create =
-        ["service", "create", "-d", "--name", "web", "--replicas", "5", "-p", &publish, "registry.test/nat:1"];
+    let create = [
+        "service",
+        "create",
+        "-d",
+        "--name",
+        "web",
+        "--replicas",
+        "5",
+        "-p",
+        &publish,
+        "registry.test/nat:1",
+    ];
     playground.ok(5, &create);
     let tasks = playground.wait_for_tasks(5, "web", 5, |_| true);
     assert_eq!(tasks.iter().map(|task| task.node).collect::<BTreeSet<_>>().len(), 5, "{tasks:#?}");

@@ -1,5 +1,7 @@
 //! What the API needs of the node under it.
 
+use std::net::SocketAddr;
+
 use async_trait::async_trait;
 use skep_image::Store;
 use skep_node::{
@@ -34,6 +36,10 @@ pub trait Engine: Send + Sync + 'static {
     fn unlock_key(&self) -> Result<String, NodeError>;
     /// Makes a one-manager control plane of what this node holds; this node's ID.
     async fn swarm_recover(&self, request: RecoverRequest) -> Result<String, NodeError>;
+    /// Where this node listens, and which address it tells the others.
+    fn addresses(&self) -> Result<(SocketAddr, SocketAddr), NodeError>;
+    /// Changes both while the node runs; empty means as it is.
+    async fn swarm_address(&self, listen: &str, advertise: &str) -> Result<(), NodeError>;
     /// Waits until [`Engine::look`] shows all that was acknowledged before this call.
     async fn read_barrier(&self) -> Result<(), NodeError>;
     /// How this node reaches another.
@@ -111,6 +117,14 @@ impl Engine for Node {
 
     async fn swarm_recover(&self, request: RecoverRequest) -> Result<String, NodeError> {
         Self::swarm_recover(self, request).await
+    }
+
+    fn addresses(&self) -> Result<(SocketAddr, SocketAddr), NodeError> {
+        Self::addresses(self)
+    }
+
+    async fn swarm_address(&self, listen: &str, advertise: &str) -> Result<(), NodeError> {
+        Self::swarm_address(self, listen, advertise).await
     }
 
     async fn read_barrier(&self) -> Result<(), NodeError> {

@@ -218,11 +218,11 @@ pub(crate) async fn serve(inner: &Arc<Inner>, connecting: Connecting, remote: So
 // === wire form: three fields, each with its length (4 bytes, big endian) ===
 
 impl JoinRequest {
-    fn encode(&self) -> Bytes {
+    pub(crate) fn encode(&self) -> Bytes {
         encode(&[self.token.to_string().as_bytes(), self.csr_pem.as_bytes(), &self.extra])
     }
 
-    fn decode(body: Bytes) -> Option<Self> {
+    pub(crate) fn decode(body: Bytes) -> Option<Self> {
         let [token, csr_pem, extra] = decode(body)?;
         Some(Self {
             token: std::str::from_utf8(&token).ok()?.parse().ok()?,
@@ -233,11 +233,11 @@ impl JoinRequest {
 }
 
 impl JoinReply {
-    fn encode(&self) -> Bytes {
+    pub(crate) fn encode(&self) -> Bytes {
         encode(&[self.chain_pem.as_bytes(), self.ca_pem.as_bytes(), &self.extra])
     }
 
-    fn decode(body: Bytes) -> Option<Self> {
+    pub(crate) fn decode(body: Bytes) -> Option<Self> {
         let [chain_pem, ca_pem, extra] = decode(body)?;
         Some(Self {
             chain_pem: String::from_utf8(chain_pem.into()).ok()?,

@@ -22,6 +22,8 @@ pub mod cfssl;
 pub mod clock;
 pub mod epoch;
 pub mod frame;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod handler;
 pub mod identity;
 pub mod join;

@@ -171,18 +171,43 @@ struct Member {
     csr_pem: String,
 }
 
+/// What a visitor says of itself; nothing of it is proven.
+pub(crate) struct Claim {
+    chain_pem: String,
+    pub(crate) csr_pem: String,
+    signature: Bytes,
+    leaf: CertificateDer<'static>,
+    others: Vec<CertificateDer<'static>>,
+}
+
+impl Claim {
+    pub(crate) fn decode(body: Bytes) -> Result<Self, RemoteError> {
+        let [chain_pem, csr_pem, signature] =
+            join::decode(body).ok_or_else(|| malformed("malformed request"))?;
+        let text = |bytes: &Bytes, max: usize| {
+            let text = std::str::from_utf8(bytes).ok().filter(|text| text.len() <= max);
+            text.map(str::to_owned).ok_or_else(|| malformed("malformed request"))
+        };
+        let (chain_pem, csr_pem) = (text(&chain_pem, MAX_CHAIN_PEM)?, text(&csr_pem, MAX_CSR)?);
+        let mut certificates =
+            parse_certificates(&chain_pem).map_err(|error| malformed(&error.to_string()))?.into_iter();
+        let leaf = certificates.next().ok_or_else(|| malformed("no certificate"))?;
+        Ok(Self { chain_pem, csr_pem, signature, leaf, others: certificates.collect() })
+    }
+
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn leaf(&self) -> &CertificateDer<'static> {
+        &self.leaf
+    }
+}
+
+fn malformed(what: &str) -> RemoteError {
+    RemoteError::new(RemoteError::MALFORMED, what)
+}
+
 fn prove(inner: &Inner, connection: &Connection, body: Bytes) -> Result<Member, RemoteError> {
-    let malformed = |what: &str| RemoteError::new(RemoteError::MALFORMED, what);
     let refused = |what: &str| RemoteError::new(RemoteError::REFUSED, what);
-    let fields = join::decode(body).ok_or_else(|| malformed("malformed request"))?;
-    let [chain_pem, csr_pem, signature] = &fields;
-    let text = |bytes: &Bytes, max: usize| {
-        let text = std::str::from_utf8(bytes).ok().filter(|text| text.len() <= max);
-        text.map(str::to_owned).ok_or_else(|| malformed("malformed request"))
-    };
-    let (chain_text, csr) = (text(chain_pem, MAX_CHAIN_PEM)?, text(csr_pem, MAX_CSR)?);
-    let certificates = parse_certificates(&chain_text).map_err(|error| malformed(&error.to_string()))?;
-    let (leaf, others) = certificates.split_first().ok_or_else(|| malformed("no certificate"))?;
+    let Claim { chain_pem, csr_pem, signature, leaf, others } = &Claim::decode(body)?;
     let own = inner.credentials();
     chain::verify(leaf, others, own.identity.roots())
         .map_err(|_| refused("the certificate was not signed by a CA of this swarm"))?;
@@ -194,14 +219,15 @@ fn prove(inner: &Inner, connection: &Connection, body: Bytes) -> Result<Member, 
         return Err(refused("the node was removed from the swarm"));
     }
     let key_digest = key_digest_of(leaf).map_err(|error| malformed(&error.to_string()))?;
-    if csr_key_digest(&csr).map_err(|error| malformed(&error.to_string()))? != key_digest {
+    if csr_key_digest(csr_pem).map_err(|error| malformed(&error.to_string()))? != key_digest {
         return Err(refused("the request is for another key than the certificate's"));
     }
-    let message = message(connection, chain_pem, csr_pem).map_err(|error| malformed(&error))?;
+    let message =
+        message(connection, chain_pem.as_bytes(), csr_pem.as_bytes()).map_err(|error| malformed(&error))?;
     if !is_signed(leaf, &message, signature) {
         return Err(refused("the key of the certificate is not proven"));
     }
-    Ok(Member { peer, key_digest, csr_pem: csr })
+    Ok(Member { peer, key_digest, csr_pem: csr_pem.clone() })
 }
 
 impl ReenrolReply {

@@ -33,7 +33,8 @@ pub(crate) async fn run(inner: Arc<Inner>) {
 fn attend(peer: &Peer, now: Instant, tick: u64) {
     let mut control_died = false;
     // It may have moved since it called; QUIC follows.
-    if let Some(link) = peer.slot(Class::Control).current().filter(|link| !link.dialled && link.via.is_none()) {
+    if let Some(link) = peer.slot(Class::Control).current().filter(|link| !link.dialled && link.via.is_none())
+    {
         peer.learn(link.remote());
     }
     for class in Class::ALL {

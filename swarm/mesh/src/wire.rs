@@ -105,6 +105,10 @@ pub(crate) fn opening(stream_type: StreamType, kind: u16, body: Bytes) -> [Bytes
 pub(crate) async fn read_opening(recv: &mut quinn::RecvStream) -> Result<Opening, WireError> {
     let mut head = [0u8; 8];
     recv.read_exact(&mut head).await?;
+    decode_opening(&head)
+}
+
+pub(crate) fn decode_opening(head: &[u8; 8]) -> Result<Opening, WireError> {
     if head[0] != VERSION {
         return Err(WireError::Version(head[0]));
     }

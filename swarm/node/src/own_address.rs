@@ -150,15 +150,33 @@ fn take(mesh: &Mesh, record: &Record, own: &Own) -> Result<(), NodeError> {
 }
 
 impl Node {
-    /// Changes where this node listens and which address it tells the others, while it runs; as for `init` and `join`,
-    /// empty means: as it is for `listen`, choose for `advertise`. Connections survive or are made anew.
-    pub async fn set_address(&self, listen: &str, advertise: &str) -> Result<(), NodeError> {
+    /// Where this node listens, and which address it tells the others.
+    pub fn addresses(&self) -> Result<(SocketAddr, SocketAddr), NodeError> {
+        let member = self.membership().ok_or(NodeError::NotPartOfSwarm)?.record.get();
+        Ok((member.listen, member.advertise))
+    }
+
+    /// `swarm address`: see [`Node::set_address`].
+    pub async fn swarm_address(&self, listen: &str, advertise: &str) -> Result<(), NodeError> {
+        let _changing = self.inner.changing.lock().await;
+        self.set_address(listen, advertise).await
+    }
+
+    /// Changes where this node listens and which address it tells the others, while it runs, in the form of `init` and
+    /// `join`; empty means as it is. Connections survive or are made anew.
+    pub(crate) async fn set_address(&self, listen: &str, advertise: &str) -> Result<(), NodeError> {
         let membership = self.membership().ok_or(NodeError::NotPartOfSwarm)?;
         let local = address::local_addresses()?;
         let member = membership.record.get();
         let listen = address::listen_address(listen, member.listen, &local)?;
-        let told = address::advertise_address(advertise, listen, &local)?;
-        let origin = Origin::of(advertise, told.ip(), &local);
+        let (told, origin) = if advertise.is_empty() && listen.ip().is_unspecified() {
+            // Only the port may be another one; one that a NAT has stays.
+            let port = if member.origin == Origin::Foreign { member.advertise.port() } else { listen.port() };
+            (SocketAddr::new(member.advertise.ip(), port), member.origin.clone())
+        } else {
+            let told = address::advertise_address(advertise, listen, &local)?;
+            (told, Origin::of(advertise, told.ip(), &local))
+        };
         let at = local.iter().find(|address| address.ip == told.ip());
         let interface = at.map_or(String::new(), |at| at.interface.clone());
         let own = Own { listen, advertise: told, interface };

@@ -44,6 +44,7 @@ pub(crate) fn routes(shared: Shared) -> Router {
         .route("/swarm/leave", post(swarm::leave))
         .route("/swarm/unlock", post(swarm::unlock))
         .route("/skep/swarm/recover", post(swarm::recover))
+        .route("/skep/swarm/address", get(swarm::addresses).post(swarm::set_addresses))
         .route("/images/json", get(images::list))
         .route("/images/load", post(load::load))
         // Image names have slashes in them, and clients send those as they are.

@@ -120,6 +120,18 @@ pub(super) async fn recover(State(engine): Ctx, Json(body): Json<wire::RecoverRe
     Ok(json(engine.swarm_recover(request).await?))
 }
 
+/// `GET /skep/swarm/address`.
+pub(super) async fn addresses(State(engine): Ctx) -> Result<Response> {
+    let (listen, advertise) = engine.addresses()?;
+    Ok(json(wire::Addresses { listen_addr: listen.to_string(), advertise_addr: advertise.to_string() }))
+}
+
+/// `POST /skep/swarm/address`; fields that are empty or missing mean as it is.
+pub(super) async fn set_addresses(State(engine): Ctx, Json(body): Json<wire::Addresses>) -> Result<Response> {
+    engine.swarm_address(body.listen_addr.trim(), body.advertise_addr.trim()).await?;
+    addresses(State(engine)).await
+}
+
 fn availability(text: &str) -> Result<Availability> {
     wire::availability(text).ok_or_else(|| {
         ApiError::bad_request(format!("invalid Availability: {text:?}: must be active, pause or drain"))

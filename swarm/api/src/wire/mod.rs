@@ -20,7 +20,8 @@ pub(crate) use network::Network;
 pub(crate) use node::{Node, Path};
 pub(crate) use service::{Service, ServiceStatus};
 pub(crate) use swarm::{
-    ClusterInfo, InitRequest, JoinRequest, RecoverRequest, Swarm, UnlockRequest, availability, with_defaults,
+    Addresses, ClusterInfo, InitRequest, JoinRequest, RecoverRequest, Swarm, UnlockRequest, availability,
+    with_defaults,
 };
 pub(crate) use task::Task;
 pub(crate) use version::Version;

@@ -99,6 +99,14 @@ pub(crate) struct RecoverRequest {
     pub(crate) advertise_addr: String,
 }
 
+/// Body of `POST /skep/swarm/address`, and the answer to `GET`.
+#[derive(Default, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct Addresses {
+    pub(crate) listen_addr: String,
+    pub(crate) advertise_addr: String,
+}
+
 /// An availability as text; empty means active.
 pub(crate) fn availability(text: &str) -> Option<Availability> {
     match text.to_lowercase().as_str() {

@@ -21,5 +21,7 @@ mod halves;
 mod routes;
 mod socket;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use frame::Frame;
 pub(crate) use routes::{Route, is_made_up};
 pub(crate) use socket::{RelaySocket, Relayed};

@@ -49,8 +49,12 @@ async fn stop(nodes: impl IntoIterator<Item = Node>) {
 /// Requests, streams and datagrams, both ways.
 async fn talk(a: &Node, b: &Node) {
     for (from, to) in [(a, b), (b, a)] {
-        assert_eq!(&from.echo(to.id(), b"hello").await.unwrap()[..], format!("{}:hello", from.id()).as_bytes());
-        let (mut send, mut recv) = from.mesh.open_stream(to.id(), Class::Bulk, 1, Bytes::new()).await.unwrap();
+        assert_eq!(
+            &from.echo(to.id(), b"hello").await.unwrap()[..],
+            format!("{}:hello", from.id()).as_bytes()
+        );
+        let (mut send, mut recv) =
+            from.mesh.open_stream(to.id(), Class::Bulk, 1, Bytes::new()).await.unwrap();
         read_frame(&mut recv, 1 << 10).await.unwrap().unwrap();
         let frame = Bytes::from(vec![7; 300_000]);
         write_frame(&mut send, frame.clone()).await.unwrap();

@@ -1,5 +1,6 @@
 //! `skep swarm`.
 
+mod address;
 mod ca;
 mod recover;
 mod settings;
@@ -30,6 +31,8 @@ pub(crate) enum Command {
     Unlock,
     /// Show or rotate the unlock key
     UnlockKey(settings::UnlockKey),
+    /// Show or change this node's own address while it runs
+    Address(address::Address),
     /// Make a new control plane of this node, when the managers needed for a majority are lost for good
     Recover(recover::Recover),
 }
@@ -143,6 +146,7 @@ pub(crate) async fn run(command: Command, client: &Client) -> Result<(), CliErro
         Command::Ca(flags) => ca::run(flags, client).await,
         Command::Unlock => settings::unlock(client).await,
         Command::UnlockKey(flags) => settings::unlock_key(flags, client).await,
+        Command::Address(flags) => address::run(flags, client).await,
         Command::Recover(flags) => recover::run(flags, client).await,
     }
 }
