@@ -40,6 +40,8 @@ enum AcceptError {
     NotAdmitted(String),
     #[error("the relay named node {named}, the certificate names {is}")]
     Misnamed { named: String, is: String },
+    #[error("node {0} wants to relay through a relay")]
+    RelayInRelay(String),
     #[error("hello: {0}")]
     Hello(#[from] WireError),
     #[error("the first packet said {dialled:?}, the hello says {said:?}")]
@@ -126,6 +128,10 @@ fn take(inner: &Arc<Inner>, incoming: Incoming) {
 async fn welcome(inner: &Arc<Inner>, connection: &Connection, class: Class) -> Result<(), AcceptError> {
     let peer = identify(connection)?;
     let route = inner.relayed_route(connection);
+    // Packets that are relayed twice could go in circles.
+    if route.is_some() && class == Class::Relay {
+        return Err(AcceptError::RelayInRelay(peer.node_id));
+    }
     if let Some(route) = route.as_ref().filter(|route| route.peer != peer.node_id) {
         return Err(AcceptError::Misnamed { named: route.peer.clone(), is: peer.node_id });
     }
@@ -149,7 +155,7 @@ async fn welcome(inner: &Arc<Inner>, connection: &Connection, class: Class) -> R
     {
         return Err(AcceptError::Epoch(theirs));
     }
-    let ours = inner.hello(class);
+    let ours = inner.hello(class, 0);
     let mut parts = opening(StreamType::Hello, 0, ours.encode());
     send.write_all_chunks(&mut parts).await?;
     // Fails only on a stream that is finished already.

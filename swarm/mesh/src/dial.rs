@@ -71,7 +71,7 @@ async fn run(inner: Arc<Inner>, peer: Arc<Peer>, class: Class) {
         if slot.current().is_some() {
             let since = Instant::now();
             // Fails only when the sender is gone, which this task keeps.
-            let _ = current.wait_for(Option::is_none).await;
+            let _ = current.wait_for(|link| link.as_ref().is_none_or(|link| link.via.is_some())).await;
             if since.elapsed() >= SUCCESS {
                 backoff.reset();
             }
@@ -107,6 +107,7 @@ async fn find_direct(inner: &Arc<Inner>, peer: &Arc<Peer>, class: Class) {
         tokio::select! {
             _ = current.wait_for(|link| !relayed(link)) => return,
             () = tried => pause = (pause * 2).min(longest),
+            () = peer.readdressed.notified() => pause = DIRECT_PAUSE.0,
         }
     }
 }
@@ -115,12 +116,20 @@ async fn find_direct(inner: &Arc<Inner>, peer: &Arc<Peer>, class: Class) {
 #[cfg(test)]
 pub(crate) async fn again(inner: &Arc<Inner>, peer: &Arc<Peer>, class: Class) -> bool {
     for address in peer.addresses() {
-        if let Ok((connection, identity)) = shake_hands(inner, &peer.node_id, class, address).await
-            && let Ok((link, _)) = greet(inner, connection, identity, class).await
-            && serve::start(inner, peer, link).is_ok()
-        {
+        if at(inner, peer, class, address).await {
             return true;
         }
+    }
+    false
+}
+
+/// Dials one address. Whether a connection came up.
+#[cfg(test)]
+pub(crate) async fn at(inner: &Arc<Inner>, peer: &Arc<Peer>, class: Class, address: SocketAddr) -> bool {
+    if let Ok((connection, identity)) = shake_hands(inner, &peer.node_id, class, address).await
+        && let Ok((link, _)) = greet(inner, connection, identity, class).await
+    {
+        return serve::start(inner, peer, link).is_ok();
     }
     false
 }
@@ -136,7 +145,7 @@ async fn dial(inner: &Arc<Inner>, peer: &Arc<Peer>, class: Class, backoff: &mut 
     for round in 0usize.. {
         let mut addresses = peer.addresses();
         if class != Class::Relay && (peer.needs_relay() || started.elapsed() >= DIRECT_ONLY) {
-            addresses.extend(inner.relayed_addresses(peer, class));
+            addresses.extend(inner.relayed_addresses(peer, class, round));
         }
         long.retain(|address, _| addresses.contains(address));
         // When there is no room for all, each round begins with another one.
@@ -299,7 +308,8 @@ async fn greet(
     peer: PeerIdentity,
     class: Class,
 ) -> Result<(Arc<Link>, u64), DialError> {
-    let answered = say_hello(inner, &connection, class).await.map_err(|text| {
+    let sequence = inner.next_sequence();
+    let answered = say_hello(inner, &connection, class, sequence).await.map_err(|text| {
         // The server's refusal of our certificate arrives here: in TLS 1.3 the client is done first.
         connection.close_reason().map_or_else(|| DialError::steady(text), |reason| DialError::broken(&reason))
     });
@@ -320,15 +330,19 @@ async fn greet(
         let error = if adopted { DialError::new(why.reason()) } else { DialError::steady(why.reason()) };
         return Err(error);
     }
-    let sequence = inner.next_sequence();
     let via = inner.relayed_route(&connection).map(|route| route.via);
     let link = Link::new(connection, Arc::new(peer), &hello, true, via, sequence, Instant::now());
     Ok((link, ours))
 }
 
-async fn say_hello(inner: &Arc<Inner>, connection: &Connection, class: Class) -> Result<Hello, String> {
+async fn say_hello(
+    inner: &Arc<Inner>,
+    connection: &Connection,
+    class: Class,
+    sequence: u64,
+) -> Result<Hello, String> {
     let (mut send, mut recv) = connection.open_bi().await.map_err(|error| error.to_string())?;
-    let hello = inner.hello(class);
+    let hello = inner.hello(class, sequence);
     let mut parts = opening(StreamType::Hello, 0, hello.encode());
     send.write_all_chunks(&mut parts).await.map_err(|error| error.to_string())?;
     send.finish().map_err(|error| error.to_string())?;

@@ -19,7 +19,7 @@ use crate::clock::SwarmClock;
 use crate::credentials::Credentials;
 use crate::epoch::EpochProof;
 use crate::handler::Handler;
-use crate::identity::{PeerIdentity, Role};
+use crate::identity::PeerIdentity;
 use crate::join_limit::JoinLimit;
 use crate::link::{CloseCode, Link};
 use crate::peer::Peer;
@@ -156,27 +156,33 @@ impl Inner {
         self.relayed.routes.route(connection.remote_address()).map(|(route, _)| route)
     }
 
-    /// What to dial to reach a peer through others: managers that we are connected to, the nearest first.
-    pub(crate) fn relayed_addresses(&self, peer: &Peer, class: Class) -> Vec<SocketAddr> {
+    /// What to dial to reach a peer through others: managers that we are connected to, the nearest ones first, further
+    /// ones in later rounds.
+    pub(crate) fn relayed_addresses(&self, peer: &Peer, class: Class, round: usize) -> Vec<SocketAddr> {
         let relay = |relay: &Arc<Peer>| {
             let link = relay.slot(Class::Control).current()?;
-            let fits = link.via.is_none() && link.peer.role == Role::Manager && relay.node_id != peer.node_id;
+            let fits = link.via.is_none() && relay.keep() && relay.node_id != peer.node_id;
             fits.then(|| (link.connection.rtt(), relay.node_id.clone()))
         };
         let mut relays: Vec<(Duration, String)> = self.peers().iter().filter_map(relay).collect();
         relays.sort();
-        relays.truncate(MAX_RELAYS);
+        if relays.len() > MAX_RELAYS {
+            let first = round * MAX_RELAYS % relays.len();
+            relays.rotate_left(first);
+            relays.truncate(MAX_RELAYS);
+        }
         let route = |(_, via)| Route { peer: peer.node_id.clone(), via };
         relays.into_iter().filter_map(|relay| self.relayed.routes.address(&route(relay), class)).collect()
     }
 
     /// Our first message on a connection.
-    pub(crate) fn hello(&self, class: Class) -> Hello {
+    pub(crate) fn hello(&self, class: Class, sequence: u64) -> Hello {
         Hello {
             incarnation: self.incarnation,
             class,
             epoch: self.swarm_epoch.read().clone(),
             moves: self.moves.load(Ordering::Acquire),
+            sequence,
         }
     }
 

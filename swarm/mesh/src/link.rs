@@ -101,6 +101,8 @@ pub(crate) struct Link {
     pub(crate) stranded: AtomicBool,
     /// Counts up with each connection of this endpoint.
     pub(crate) sequence: u64,
+    /// The same of the endpoint that dialled: both ends know it.
+    pub(crate) order: u64,
     pub(crate) liveness: Mutex<Liveness>,
     /// When another connection became better than this one.
     pub(crate) draining_since: Mutex<Option<Instant>>,
@@ -131,6 +133,7 @@ impl Link {
             moves: hello.moves,
             stranded: AtomicBool::new(false),
             sequence,
+            order: if dialled { sequence } else { hello.sequence },
             liveness: Mutex::new(Liveness::new(now)),
             draining_since: Mutex::new(None),
             streams: AtomicUsize::new(0),

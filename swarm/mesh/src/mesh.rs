@@ -24,7 +24,7 @@ use crate::handler::Handler;
 use crate::identity::Identity;
 use crate::inner::{Inner, MAX_REMOVED};
 use crate::join_limit::JoinLimit;
-use crate::link::Link;
+use crate::link::{CloseCode, Link};
 use crate::open::Patience;
 use crate::relay::{RelaySocket, Relayed};
 use crate::status::PeerStatus;
@@ -43,6 +43,11 @@ const MAX_HANDSHAKES: usize = 128;
 const MAX_JOINS: usize = 32;
 /// How long a stream's header may take beside the wait for a connection.
 const HEADER_WAIT: Duration = Duration::from_secs(1);
+/// How often, and how soon again, an address is tried that a former socket of ours may still hold.
+const RELEASE_TRIES: u32 = 30;
+const RELEASE_PAUSE: Duration = Duration::from_millis(10);
+/// How long what says that relayed connections are closed may be on its way out.
+const RELAYED_CLOSE: Duration = Duration::from_millis(50);
 /// How long `close` waits for the peers to take notice.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
 
@@ -66,7 +71,8 @@ pub struct MeshConfig {
 pub struct PeerConfig {
     /// Where it may be; hints only.
     pub addresses: Vec<SocketAddr>,
-    /// Whether a control connection is kept up even when nothing needs one.
+    /// Whether it is a manager: a control connection is kept up even when nothing needs one, and nodes that have no
+    /// direct path are reached through it.
     pub keep: bool,
 }
 
@@ -161,11 +167,37 @@ impl Mesh {
     /// Goes over to another address or port while running; on an error the present one stays. Connections that this side
     /// dialled go on (QUIC migration); those that peers dialled cannot follow and are dialled again, from here, at once.
     /// Streams on the latter break. Peers learn the new address from these connections.
-    pub fn rebind(&self, listen: SocketAddr) -> io::Result<SocketAddr> {
-        let socket = relaying(socket::listen(listen)?, &self.inner.relayed)?;
-        self.inner.endpoint.rebind_abstract(socket)?;
-        moving::rebound(&self.inner);
-        self.inner.endpoint.local_addr()
+    pub async fn rebind(&self, listen: SocketAddr) -> io::Result<SocketAddr> {
+        let former = self.inner.endpoint.local_addr()?;
+        let mut rebound = self.listen_on(listen);
+        if in_use(&rebound) {
+            // By a socket of our own, perhaps: the present one, or the one before it, which quinn keeps for a while.
+            self.let_go_of_the_port();
+            rebound = self.listen_in_the_end(listen).await;
+            if rebound.is_err() {
+                self.listen_in_the_end(former).await?;
+            }
+        }
+        if self.inner.endpoint.local_addr()? != former || rebound.is_ok() {
+            moving::rebound(&self.inner, former);
+        }
+        rebound.and_then(|()| self.inner.endpoint.local_addr())
+    }
+
+    /// Connections let go of a former socket one by one.
+    async fn listen_in_the_end(&self, address: SocketAddr) -> io::Result<()> {
+        for _ in 0..RELEASE_TRIES {
+            match self.listen_on(address) {
+                held if in_use(&held) => tokio::time::sleep(RELEASE_PAUSE).await,
+                other => return other,
+            }
+        }
+        self.listen_on(address)
+    }
+
+    fn listen_on(&self, address: SocketAddr) -> io::Result<()> {
+        let socket = relaying(socket::listen(address)?, &self.inner.relayed)?;
+        self.inner.endpoint.rebind_abstract(socket)
     }
 
     /// To be called when the host's addresses have changed. Connections that answer stay; what does not within one and a
@@ -176,6 +208,7 @@ impl Mesh {
 
     /// Tells all peers, waits (a second at most) until they know, ends all tasks, and gives the port free.
     pub async fn close(&self) {
+        self.close_relayed().await;
         self.inner.stop();
         let _ = tokio::time::timeout(CLOSE_WAIT, self.inner.endpoint.wait_idle()).await;
         let mut tasks = std::mem::take(&mut *self.inner.tasks.lock());
@@ -184,6 +217,18 @@ impl Mesh {
             tracing::warn!("mesh tasks did not end in time");
         }
         self.let_go_of_the_port();
+    }
+
+    /// What is relayed ends first, while there is still something that carries the news.
+    async fn close_relayed(&self) {
+        let peers = self.inner.peers();
+        let links =
+            peers.iter().flat_map(|peer| peer.slots.iter()).flat_map(|slot| slot.links.lock().clone());
+        let relayed: Vec<_> = links.filter(|link| link.via.is_some()).collect();
+        relayed.iter().for_each(|link| link.close(CloseCode::Shutdown));
+        if !relayed.is_empty() {
+            tokio::time::sleep(RELAYED_CLOSE).await;
+        }
     }
 
     /// A connection that was closed in its handshake drains for seconds and keeps the socket meanwhile; a swarm that is
@@ -357,6 +402,10 @@ impl Drop for StopOnDrop {
     fn drop(&mut self) {
         self.0.stop();
     }
+}
+
+fn in_use(outcome: &io::Result<()>) -> bool {
+    outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
 }
 
 /// A socket that takes made-up addresses too.

@@ -11,6 +11,7 @@
 //!    +----------------------------------------------------+
 //! ```
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -23,10 +24,12 @@ use crate::liveness::HEARTBEAT;
 use crate::peer::Peer;
 use crate::wire::Heartbeat;
 
-/// A control connection brings a heartbeat within this time, a lost one allowed for.
-const CONTROL_CHECK: Duration = HEARTBEAT.saturating_mul(2).saturating_add(Duration::from_millis(100));
+/// A control connection brings a heartbeat within this time, two lost ones allowed for.
+const CONTROL_CHECK: Duration = HEARTBEAT.saturating_mul(3).saturating_add(Duration::from_millis(100));
 /// The others have a keep-alive each second.
-pub(crate) const OTHER_CHECK: Duration = Duration::from_millis(1400);
+pub(crate) const OTHER_CHECK: Duration = Duration::from_millis(1600);
+/// A check that takes so much longer than planned is none; what does not work is then found by its silence (`ticker`).
+const STOOD_STILL: Duration = Duration::from_millis(200);
 /// Round trips that an answer may take beside that.
 const ROUND_TRIPS: u32 = 2;
 
@@ -37,12 +40,17 @@ struct Suspect {
     packets: u64,
 }
 
-/// The socket is another one now.
-pub(crate) fn rebound(inner: &Arc<Inner>) {
+/// The socket is another one than that at `former` now.
+pub(crate) fn rebound(inner: &Arc<Inner>, former: SocketAddr) {
     inner.moves.fetch_add(1, Ordering::AcqRel);
+    // QUIC's paths do not go over from one family to the other.
+    let now = inner.endpoint.local_addr();
+    let other_family = now.is_ok_and(|now| now.is_ipv4() != former.is_ipv4());
     for peer in inner.peers() {
         for class in Class::ALL {
-            if peer.strand(class, Instant::now(), |link| !link.dialled && link.via.is_none()) {
+            if peer
+                .strand(class, Instant::now(), |link| link.via.is_none() && (other_family || !link.dialled))
+            {
                 redial(inner, &peer, class);
             }
         }
@@ -53,6 +61,8 @@ pub(crate) fn rebound(inner: &Arc<Inner>) {
 /// Finds out which connections still work, and replaces the others.
 pub(crate) fn check(inner: &Arc<Inner>) {
     let suspects = suspects(inner);
+    // Their silence says nothing of them when it was us who stood still: the next check will tell.
+    let slept_well = |started: Instant, planned: Duration| started.elapsed() < planned + STOOD_STILL;
     for suspect in suspects.iter().filter(|suspect| suspect.link.class.has_streams()) {
         let heartbeat = Heartbeat { draining: false, idle: false };
         // Tells the other end where we are. Fails on a connection that has just broken.
@@ -66,10 +76,15 @@ pub(crate) fn check(inner: &Arc<Inner>) {
         let (quick, slow): (Vec<_>, Vec<_>) =
             control.into_iter().partition(|suspect| suspect.link.connection.rtt() * ROUND_TRIPS < HEARTBEAT);
         tokio::time::sleep(CONTROL_CHECK).await;
+        if !slept_well(started, CONTROL_CHECK) {
+            return;
+        }
         replace_silent(&task_inner, &quick);
         tokio::time::sleep(OTHER_CHECK.saturating_sub(started.elapsed())).await;
-        replace_silent(&task_inner, &slow);
-        replace_silent(&task_inner, &others);
+        if slept_well(started, OTHER_CHECK) {
+            replace_silent(&task_inner, &slow);
+            replace_silent(&task_inner, &others);
+        }
     });
 }
 
@@ -78,10 +93,8 @@ fn suspects(inner: &Inner) -> Vec<Suspect> {
     for peer in inner.peers() {
         for slot in &peer.slots {
             let links = slot.links.lock().clone();
-            all.extend(links.into_iter().filter(|link| link.is_usable()).map(|link| Suspect {
-                peer: peer.clone(),
-                packets: link.connection.stats().udp_rx.datagrams,
-                link,
+            all.extend(links.into_iter().filter(|link| link.is_usable() && link.via.is_none()).map(|link| {
+                Suspect { peer: peer.clone(), packets: link.connection.stats().udp_rx.datagrams, link }
             }));
         }
     }

@@ -39,6 +39,8 @@ pub(crate) struct Peer {
     removed: AtomicBool,
     /// Whether it had to be reached through a relay, and has not been dialled directly since.
     needs_relay: AtomicBool,
+    /// Wakes whoever looks for a direct way: there are other addresses to try.
+    pub(crate) readdressed: Notify,
     state: Mutex<State>,
     incarnations: Mutex<Incarnations>,
     /// Number of the session (see `changes`) that control connections make; 0 for none. Changes only under the lock of
@@ -82,6 +84,7 @@ impl Peer {
             slots: Class::ALL.map(|_| Slot::new()),
             removed: AtomicBool::new(false),
             needs_relay: AtomicBool::new(false),
+            readdressed: Notify::new(),
             state: Mutex::default(),
             incarnations: Mutex::default(),
             session: AtomicU64::new(0),
@@ -98,20 +101,25 @@ impl Peer {
         addresses.retain(|address| !is_made_up(*address));
         addresses.truncate(MAX_ADDRESSES);
         let mut state = self.state.lock();
+        if state.addresses != addresses {
+            self.readdressed.notify_one();
+        }
         state.addresses = addresses;
         state.keep = keep;
         state.configured = true;
     }
 
     pub(crate) fn learn(&self, address: SocketAddr) {
-        self.state.lock().learned = Some(address);
+        if !is_made_up(address) {
+            self.state.lock().learned = Some(address);
+        }
     }
 
     /// Where to dial: what was configured, then where it is connected, then where it last called from.
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
         let links = self.slot(Class::Control).links.lock().clone();
         let direct = links.iter().filter(|link| !link.is_closed() && link.via.is_none());
-        let connected = direct.map(|link| link.remote());
+        let connected = direct.map(|link| link.remote()).filter(|address| !is_made_up(*address));
         let state = self.state.lock();
         let mut addresses = state.addresses.clone();
         for address in connected.chain(state.learned) {
@@ -304,7 +312,7 @@ impl Peer {
         let best = links
             .iter()
             .filter(|link| link.is_usable())
-            .max_by_key(|link| rank(link.via.is_none(), self.we_are_smaller == link.dialled, link.sequence))
+            .max_by_key(|link| rank(link.via.is_none(), self.we_are_smaller == link.dialled, link.order))
             .cloned();
         for link in links.iter() {
             let mut draining = link.draining_since.lock();
@@ -322,9 +330,9 @@ impl Peer {
 }
 
 /// What makes a connection better than another one of the same class to the same process: no relay in between, then who
-/// dialled, then being newer.
-fn rank(direct: bool, smaller_dialled: bool, sequence: u64) -> impl Ord {
-    (direct, smaller_dialled, sequence)
+/// dialled, then that the one who dialled both dialled it later. The same at both ends.
+fn rank(direct: bool, smaller_dialled: bool, order: u64) -> impl Ord {
+    (direct, smaller_dialled, order)
 }
 
 fn another_lives(all: &[MutexGuard<'_, Vec<Arc<Link>>>; Class::COUNT], incarnation: u64) -> bool {
@@ -399,17 +407,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_sides_prefer_the_same_connection() {
-        // (direct, dialled by the smaller side, sequences at both: each side has its own)
-        let connections =
-            [(false, true, [9, 8]), (false, false, [1, 2]), (true, true, [2, 3]), (true, false, [3, 4])];
-        for side in [0, 1] {
-            let key = |(direct, smaller, sequence): &(bool, bool, [u64; 2])| {
-                rank(*direct, *smaller, sequence[side])
-            };
-            let best = connections.iter().max_by_key(|connection| key(connection));
-            assert_eq!(best, Some(&connections[2]), "a direct one, dialled by the smaller side");
-        }
+    fn direct_ones_come_first() {
+        // A direct one that the smaller side dialled comes first, whatever else is newer.
+        let best = || rank(true, true, 2);
+        assert!(
+            [rank(false, true, 9), rank(false, false, 9), rank(true, false, 9)]
+                .iter()
+                .all(|rank| *rank < best())
+        );
         assert!(rank(true, false, 2) > rank(true, false, 1), "of two by the same side the newer");
     }
 

@@ -16,7 +16,7 @@ const VERSION: u8 = 1;
 pub const MAX_BODY: usize = 16 << 20;
 /// Text of a refusal, bytes.
 const MAX_MESSAGE: usize = 4 << 10;
-/// A hello: 15 bytes and the proof of an epoch.
+/// A hello: 23 bytes and the proof of an epoch.
 const MAX_HELLO: usize = 64 + MAX_PROOF;
 
 /// What a stream is for.
@@ -48,6 +48,8 @@ pub(crate) struct Hello {
     /// How often the sender's address changed in a way that cut connections. What the receiver dialled before the last
     /// of these times leads nowhere.
     pub(crate) moves: u32,
+    /// The number that the dialler gives the connection: it counts up.
+    pub(crate) sequence: u64,
 }
 
 /// What a heartbeat says of the connection it runs on.
@@ -165,13 +167,14 @@ pub(crate) async fn read_answer(
 impl Hello {
     pub(crate) fn encode(&self) -> Bytes {
         let proof = self.epoch.as_ref().map(EpochProof::encode).unwrap_or_default();
-        let mut body = BytesMut::with_capacity(15 + proof.len());
+        let mut body = BytesMut::with_capacity(23 + proof.len());
         body.put_u8(self.class.mark());
         body.put_u64(self.incarnation);
         // Bounded by MAX_PROOF when it was made.
         body.put_u16(u16::try_from(proof.len()).unwrap_or(0));
         body.put_slice(&proof);
         body.put_u32(self.moves);
+        body.put_u64(self.sequence);
         body.freeze()
     }
 
@@ -193,9 +196,11 @@ impl Hello {
             },
         };
         // Bytes that a later version appends are ignored.
-        let moves = rest.split_first_chunk::<4>().map_or(0, |(moves, _)| u32::from_be_bytes(*moves));
+        let (moves, rest) = rest.split_first_chunk::<4>().unwrap_or((&[0; 4], rest));
+        let (sequence, _) = rest.split_first_chunk::<8>().unwrap_or((&[0; 8], rest));
+        let (moves, sequence) = (u32::from_be_bytes(*moves), u64::from_be_bytes(*sequence));
         let incarnation = u64::from_be_bytes(*incarnation);
-        Some(Self { class: Class::from_mark(*mark)?, incarnation, epoch, moves })
+        Some(Self { class: Class::from_mark(*mark)?, incarnation, epoch, moves, sequence })
     }
 
     pub(crate) async fn read(recv: &mut quinn::RecvStream) -> Result<Self, WireError> {
@@ -229,15 +234,15 @@ mod tests {
 
     #[test]
     fn hellos_with_and_without_an_epoch() {
-        let bare = Hello { incarnation: 7, class: Class::Bulk, epoch: None, moves: 0 };
+        let bare = Hello { incarnation: 7, class: Class::Bulk, epoch: None, moves: 0, sequence: 0 };
         assert_eq!(Hello::decode(&bare.encode()), Some(bare.clone()));
         // As written before there were epochs.
         assert_eq!(Hello::decode(&bare.encode()[..9]), Some(bare.clone()));
         let proof = [&5u64.to_be_bytes()[..], &[0, 1, 0xaa], &[0, 2, 0xbb, 0xcc]].concat();
-        let epoch = Hello { epoch: EpochProof::decode(&proof), moves: 3, ..bare };
+        let epoch = Hello { epoch: EpochProof::decode(&proof), moves: 3, sequence: 4, ..bare };
         assert_eq!(epoch.epoch_number(), 5);
         let mut bytes = epoch.encode().to_vec();
-        assert!(Hello::decode(&bytes[..bytes.len() - 5]).is_none());
+        assert!(Hello::decode(&bytes[..bytes.len() - 13]).is_none());
         bytes.extend(b"a later version");
         assert_eq!(Hello::decode(&bytes), Some(epoch));
         assert_eq!(Hello::decode(&bytes[..8]), None);

@@ -92,7 +92,7 @@ pub(crate) async fn follow(mesh: Mesh, record: Arc<Record>) {
     loop {
         match address::local_addresses() {
             Ok(local) => {
-                look(&mesh, &record, &local, &mut waiting);
+                look(&mesh, &record, &local, &mut waiting).await;
                 if known.as_ref().is_some_and(|known| *known != local) {
                     mesh.addresses_changed();
                 }
@@ -113,7 +113,7 @@ pub(crate) async fn follow(mesh: Mesh, record: Arc<Record>) {
     }
 }
 
-fn look(mesh: &Mesh, record: &Record, local: &[LocalAddress], waiting: &mut Option<(Own, Instant)>) {
+async fn look(mesh: &Mesh, record: &Record, local: &[LocalAddress], waiting: &mut Option<(Own, Instant)>) {
     let member = record.get();
     let own = own(&member, local);
     let as_is = Own { listen: member.listen, advertise: member.advertise, interface: own.interface.clone() };
@@ -132,14 +132,17 @@ fn look(mesh: &Mesh, record: &Record, local: &[LocalAddress], waiting: &mut Opti
     if moved {
         tracing::info!(from = %member.advertise, to = %own.advertise, listen = %own.listen, "this node's address changed");
     }
-    if let Err(error) = take(mesh, record, &own) {
+    if let Err(error) = take(mesh, record, &own).await {
         tracing::warn!(%error, "cannot take the new address; trying again");
     }
 }
 
-fn take(mesh: &Mesh, record: &Record, own: &Own) -> Result<(), NodeError> {
-    if record.get().listen != own.listen {
+async fn take(mesh: &Mesh, record: &Record, own: &Own) -> Result<(), NodeError> {
+    // As when the last time only the record could not be written.
+    let there = mesh.local_addr().is_ok_and(|at| at == own.listen);
+    if record.get().listen != own.listen && !there {
         mesh.rebind(own.listen)
+            .await
             .map_err(NodeError::internal(format!("cannot listen on {} (UDP)", own.listen)))?;
     }
     let kept = record.update(|member| {
@@ -180,7 +183,7 @@ impl Node {
         let at = local.iter().find(|address| address.ip == told.ip());
         let interface = at.map_or(String::new(), |at| at.interface.clone());
         let own = Own { listen, advertise: told, interface };
-        take(&membership.mesh, &membership.record, &own)?;
+        take(&membership.mesh, &membership.record, &own).await?;
         let kept = membership.record.update(|member| member.origin = origin);
         kept.map_err(NodeError::internal("cannot save this node's address"))?;
         membership.mesh.addresses_changed();

@@ -9,11 +9,10 @@ use tokio::sync::mpsc;
 
 use super::frame::{Direction, Frame, Part};
 use super::halves::Halves;
-use super::routes::Route;
+use super::routes::{Route, is_made_up};
 use super::socket::Outgoing;
 use crate::class::Class;
 use crate::dial;
-use crate::identity::Role;
 use crate::inner::Inner;
 use crate::link::Link;
 use crate::peer::Peer;
@@ -56,10 +55,10 @@ impl Served {
     }
 
     fn pass_on(&mut self, inner: &Arc<Inner>, link: &Link, frame: Frame) {
+        let Some(target) = inner.peer(&frame.node_id) else { return };
         if !self.may_pass(inner, link, &frame.node_id) {
             return;
         }
-        let Some(target) = inner.peer(&frame.node_id) else { return };
         // Only to where we are connected ourselves: never through a second relay, and no dialling on others' behalf.
         if target.slot(Class::Control).current().is_some_and(|control| control.via.is_none()) {
             let node_id = link.peer.node_id.clone();
@@ -84,7 +83,8 @@ impl Served {
 
     fn deliver(&mut self, inner: &Inner, link: &Link, frame: Frame) {
         // Who it really is its certificate must show; this only keeps the table of addresses to nodes that there are.
-        if link.peer.role != Role::Manager || inner.peer(&frame.node_id).is_none() {
+        let is_relay = inner.peer(&link.peer.node_id).is_some_and(|relay| relay.keep());
+        if !is_relay || inner.peer(&frame.node_id).is_none() {
             return;
         }
         let route = Route { peer: frame.node_id, via: link.peer.node_id.clone() };
@@ -101,6 +101,10 @@ fn send(inner: &Arc<Inner>, to: &Arc<Peer>, frame: Frame) {
     slot.note_demand(inner.epoch, Instant::now());
     dial::ensure(inner, to, Class::Relay);
     let link = slot.current();
+    // A peer may move its end wherever it likes.
+    if link.as_ref().is_some_and(|link| is_made_up(link.remote())) {
+        return;
+    }
     let limit = link.as_ref().and_then(|link| link.connection.max_datagram_size()).unwrap_or(UNMEASURED);
     for datagram in frame.fitted(limit, inner.relayed.next_number()) {
         match &link {

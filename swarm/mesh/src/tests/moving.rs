@@ -65,7 +65,7 @@ async fn what_the_mover_dialled_goes_on() {
     let (mut send, mut recv) = a.mesh.open_stream("node-b", Class::Control, 1, Bytes::new()).await.unwrap();
     crate::frame::read_frame(&mut recv, 1 << 10).await.unwrap().unwrap();
     let control = b.mesh.inner().peer("node-a").unwrap().slot(Class::Control).current().unwrap();
-    let (moved, to) = (Instant::now(), a.mesh.rebind("127.0.0.3:0".parse().unwrap()).unwrap());
+    let (moved, to) = (Instant::now(), a.mesh.rebind("127.0.0.3:0".parse().unwrap()).await.unwrap());
     assert_eq!(a.mesh.local_addr().unwrap(), to);
     crate::frame::write_frame(&mut send, Bytes::from_static(b"still here")).await.unwrap();
     let frame = crate::frame::read_frame(&mut recv, 1 << 10).await.unwrap().unwrap();
@@ -83,7 +83,7 @@ async fn what_the_mover_dialled_goes_on() {
 async fn what_the_peer_dialled_is_dialled_again_at_once() {
     let (a, b) = two(false).await;
     let moved = Instant::now();
-    a.mesh.rebind("127.0.0.3:0".parse().unwrap()).unwrap();
+    a.mesh.rebind("127.0.0.3:0".parse().unwrap()).await.unwrap();
     reach_each_other(&a, &b, moved).await;
     for node in [&a, &b] {
         assert_eq!(node.handler.changes.lock().len(), 1, "nobody seemed to be gone");
@@ -91,9 +91,29 @@ async fn what_the_peer_dialled_is_dialled_again_at_once() {
     // Another time, there and back.
     for _ in 0..3 {
         let moved = Instant::now();
-        a.mesh.rebind("127.0.0.2:0".parse().unwrap()).unwrap();
+        a.mesh.rebind("127.0.0.2:0".parse().unwrap()).await.unwrap();
         reach_each_other(&a, &b, moved).await;
     }
+    a.stop().await;
+    b.stop().await;
+}
+
+/// The same port on another address, which a socket of our own holds; and back; and a port that somebody else has.
+#[tokio::test(flavor = "multi_thread")]
+async fn to_where_our_own_socket_is() {
+    let (a, b) = two(true).await;
+    let first = a.mesh.local_addr().unwrap();
+    let all = SocketAddr::from(([0, 0, 0, 0], first.port()));
+    for to in [all, first, all, first] {
+        assert_eq!(a.mesh.rebind(to).await.unwrap(), to);
+        answered(&a, &b).await;
+        answered(&b, &a).await;
+    }
+    let error = a.mesh.rebind(b.addr).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+    assert_eq!(a.mesh.local_addr().unwrap(), first, "as it was");
+    answered(&a, &b).await;
+    answered(&b, &a).await;
     a.stop().await;
     b.stop().await;
 }
@@ -101,10 +121,10 @@ async fn what_the_peer_dialled_is_dialled_again_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn both_move_one_after_the_other() {
     let (a, b) = two(true).await;
-    a.mesh.rebind("127.0.0.3:0".parse().unwrap()).unwrap();
+    a.mesh.rebind("127.0.0.3:0".parse().unwrap()).await.unwrap();
     reach_each_other(&a, &b, Instant::now()).await;
     let moved = Instant::now();
-    b.mesh.rebind("127.0.0.4:0".parse().unwrap()).unwrap();
+    b.mesh.rebind("127.0.0.4:0".parse().unwrap()).await.unwrap();
     for (from, to) in [(&b, &a), (&a, &b)] {
         answered(from, to).await;
     }

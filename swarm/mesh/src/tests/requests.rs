@@ -105,7 +105,7 @@ async fn a_body_that_nobody_takes_does_not_outlast_the_timeout() {
     let connection = deaf.accept().await.unwrap().await.unwrap();
     let (mut send, mut recv) = connection.accept_bi().await.unwrap();
     Hello::read(&mut recv).await.unwrap();
-    let hello = Hello { incarnation: 1, class: Class::Control, epoch: None, moves: 0 };
+    let hello = Hello { incarnation: 1, class: Class::Control, epoch: None, moves: 0, sequence: 1 };
     send.write_all_chunks(&mut opening(StreamType::Hello, 0, hello.encode())).await.unwrap();
     send.finish().unwrap();
     until("connected", || a.mesh.is_connected("node-b")).await;

@@ -92,7 +92,7 @@ async fn a_wrong_class_is_closed() {
     let config = Transports::new(1452).client(Class::Data, &tls);
     let connection = bare_endpoint().connect_with(config, a.addr, "node-a").unwrap().await.unwrap();
     let (mut send, _recv) = connection.open_bi().await.unwrap();
-    let hello = Hello { incarnation: 1, class: Class::Control, epoch: None, moves: 0 };
+    let hello = Hello { incarnation: 1, class: Class::Control, epoch: None, moves: 0, sequence: 1 };
     send.write_all_chunks(&mut opening(StreamType::Hello, 0, hello.encode())).await.unwrap();
     let reason = tokio::time::timeout(PATIENCE, connection.closed()).await.unwrap();
     assert!(matches!(reason, quinn::ConnectionError::ApplicationClosed(_)), "{reason:?}");

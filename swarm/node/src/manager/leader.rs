@@ -259,7 +259,8 @@ impl Leader {
 
     /// Where the connected nodes are seen.
     fn seen_addresses(&self) -> BTreeMap<String, String> {
-        let connected = self.mesh.peers().into_iter().filter(|peer| peer.control);
+        // Of a relayed node nobody here can see where it is.
+        let connected = self.mesh.peers().into_iter().filter(|peer| peer.control && peer.via.is_none());
         connected
             .filter_map(|peer| Some((peer.node_id, peer.address?.ip().to_canonical().to_string())))
             .collect()
