@@ -1,7 +1,7 @@
 //! Five managers, two of which are killed again and again, while clients read and change registers through all of them:
 //! the history must be linearizable. A register is a label of a service, changed by compare-and-set on its version.
 //!
-//! Runs for 20 seconds, or for `SKEP_LINEARIZABILITY_SECONDS`.
+//! Runs for 20 seconds, or for `SKEP_LINEARIZABILITY_SECONDS`. Which managers die when is drawn from `SKEP_SEED`.
 
 #![allow(clippy::unwrap_used, reason = "the lint knows tests, not their helpers")]
 
@@ -14,6 +14,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
 use serde_json::{Value, json};
 use support::http::{Connection, Response};
 use support::{Playground, wait_until};
@@ -29,6 +31,9 @@ const REGISTERS: usize = 4;
 const CHANGES: u32 = 60;
 /// How long a client waits for an answer. Longer than an election takes.
 const PATIENCE: Duration = Duration::from_secs(8);
+
+/// Longest pause before the next two managers are killed, milliseconds.
+const PAUSE_MOST: u64 = 3000;
 
 /// What a client did to a register. Every value is written at most once.
 #[derive(Debug, Clone, Copy)]
@@ -230,6 +235,9 @@ fn client(playground: &Playground, shared: &Shared, mut random: u64) {
 #[test]
 fn what_clients_see_is_linearizable_while_managers_are_killed() {
     let seconds = std::env::var("SKEP_LINEARIZABILITY_SECONDS").ok().and_then(|text| text.parse().ok());
+    let seed =
+        std::env::var("SKEP_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(rand::random);
+    println!("SKEP_SEED={seed}");
     let playground = Playground::up_with("linear", MANAGERS, &["--managers", "5"]);
     let registers = (0..REGISTERS).map(|number| new_register(&playground, 1_000_000 + number)).collect();
     let shared = Arc::new(Shared {
@@ -248,10 +256,11 @@ fn what_clients_see_is_linearizable_while_managers_are_killed() {
             scope.spawn(move || client(playground, &shared, 0x9e37_79b9_7f4a_7c15 ^ (number as u64 + 1)));
         }
         let killer = std::panic::AssertUnwindSafe(|| {
-            let mut turn = 0_usize;
+            let mut random = StdRng::seed_from_u64(seed);
             while Instant::now() < until {
-                let manager = |number: usize| u8::try_from(number % usize::from(MANAGERS)).unwrap() + 1;
-                let (one, other) = (manager(turn), manager(turn + 1 + turn / usize::from(MANAGERS) % 3));
+                let one = random.random_range(1..=MANAGERS);
+                let other = (one + random.random_range(1..MANAGERS) - 1) % MANAGERS + 1;
+                thread::sleep(Duration::from_millis(random.random_range(0..=PAUSE_MOST)));
                 let before = shared.changes.load(Ordering::Relaxed);
                 playground.power("kill", one);
                 playground.power("kill", other);
@@ -267,7 +276,6 @@ fn what_clients_see_is_linearizable_while_managers_are_killed() {
                         playground.try_get(number, "/nodes").is_some()
                     });
                 }
-                turn += 1;
             }
         });
         let killed = std::panic::catch_unwind(killer);

@@ -117,13 +117,21 @@ impl Playground {
     /// Nodes, with further flags of `playground up`.
     #[track_caller]
     pub(crate) fn up_with(theme: &str, nodes: u8, flags: &[&str]) -> Self {
+        Self::up_where(theme, nodes, flags, &[])
+    }
+
+    /// The same with something in the environment of all that the hosts run.
+    #[track_caller]
+    pub(crate) fn up_where(theme: &str, nodes: u8, flags: &[&str], environment: &[(&str, &str)]) -> Self {
         static COUNTER: AtomicUsize = AtomicUsize::new(0);
         need_root();
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let name = format!("t-{theme}-{}-{number}", std::process::id());
         let count = nodes.to_string();
         let arguments = ["playground", "up", "--name", &name, "--nodes", &count];
-        let told = skep(&[&arguments[..], flags].concat()).went_well();
+        let mut command = Command::new(SKEP);
+        command.args(arguments).args(flags).envs(environment.iter().copied());
+        let told = Outcome::of(&mut command).went_well();
         let subnet =
             told.lines().find_map(|line| line.split("10.77.").nth(1)?.split('.').next()?.parse().ok());
         Self { name, subnet: subnet.unwrap_or_else(|| panic!("no address in {told:?}")), nodes }

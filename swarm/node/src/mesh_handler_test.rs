@@ -322,14 +322,31 @@ async fn a_demoted_manager_speaks_raft_no_more_whatever_its_certificate_says() {
     manager.stop().await;
 }
 
-/// A certificate that lets nobody in, by no class of connections; so no message need be tried.
+/// A certificate that lets nobody in: no class of connections comes up, and no message arrives.
 async fn stays_out(manager: &Manager, identity: Identity) {
     let asker = manager.asker(identity).await;
     until("the dial is refused", || asker.peers().iter().any(|peer| peer.last_error.is_some())).await;
-    assert!(asker.request(SERVER, rpc::IMAGE, Bytes::new(), Duration::from_millis(300)).await.is_err());
-    assert!(asker.open_stream(SERVER, Class::Bulk, rpc::BLOB, Bytes::new()).await.is_err());
-    // Held for a connection that never comes.
-    let _ = asker.send_datagram(SERVER, Bytes::from_static(b"packet"));
+    let short = Duration::from_millis(300);
+    let tried = TABLE.map(|(message, name, _)| {
+        let asker = asker.clone();
+        async move {
+            let refused = match message {
+                Message::Request(kind) => asker.request(SERVER, kind, Bytes::new(), short).await.is_err(),
+                Message::Stream(class, kind) => {
+                    asker.open_stream(SERVER, class, kind, Bytes::new()).await.is_err()
+                }
+                Message::Datagram => {
+                    // Held for a connection that never comes.
+                    let _ = asker.send_datagram(SERVER, Bytes::from_static(b"packet"));
+                    true
+                }
+            };
+            assert!(refused, "{name}");
+        }
+    });
+    for message in tried.map(tokio::spawn) {
+        message.await.unwrap();
+    }
     let seen = |peer: &skep_mesh::PeerStatus| peer.control || peer.bulk || peer.data;
     assert!(!asker.peers().iter().any(seen) && !manager.mesh.peers().iter().any(seen));
     assert_eq!(manager.packets.0.load(Ordering::SeqCst), 0);
@@ -360,6 +377,22 @@ async fn a_certificate_of_another_swarm_stays_out() {
     let other = CertificateAuthority::generate(now).unwrap();
     stays_out(&manager, identity(&other, "worker-1", CLUSTER, Role::Worker, now)).await;
     stays_out(&manager, identity(&manager.ca, "worker-1", "another", Role::Worker, now)).await;
+    manager.stop().await;
+}
+
+/// Who may talk through whom, by the list of nodes of the one between.
+#[tokio::test(flavor = "multi_thread")]
+async fn managers_relay_between_listed_nodes_only() {
+    let manager = Manager::start().await;
+    let peer = |id: &str, role| identity(&manager.ca, id, CLUSTER, role, SystemTime::now()).peer().clone();
+    let listed = peer("worker-1", Role::Worker);
+    let may = |from: &PeerIdentity, to: &str| manager.handler.may_relay(from, to);
+    assert!(may(&listed, "demoted-1") && may(&listed, SERVER));
+    assert!(!may(&listed, "removed-1") && !may(&listed, ""), "to nobody that is not listed");
+    assert!(!may(&peer("removed-1", Role::Worker), "worker-1"), "from nobody that is not listed");
+    assert!(!may(&peer("removed-2", Role::Manager), "worker-1"), "whatever its certificate says");
+    manager.slot.stop().await;
+    assert!(!may(&listed, "demoted-1"), "who is no manager relays for nobody");
     manager.stop().await;
 }
 

@@ -55,12 +55,14 @@ async fn no_certificate_no_mesh() {
     let swarm = Swarm::new();
     let a = swarm.node("node-a").await;
     let endpoint = bare_endpoint();
-    let (crypto, _) = tls::join_client(a.mesh.identity().ca_digest()).unwrap();
-    let mut config = transport::join_client(crypto);
-    config.initial_dst_cid_provider(Arc::new(|| Purpose::Mesh(Class::Control).new_cid()));
-    let connecting = endpoint.connect_with(config, a.addr, tls::join_server_name()).unwrap();
-    assert!(connecting.await.is_err());
-    assert!(a.mesh.peers().is_empty());
+    for class in Class::ALL {
+        let (crypto, _) = tls::join_client(a.mesh.identity().ca_digest()).unwrap();
+        let mut config = transport::join_client(crypto);
+        config.initial_dst_cid_provider(Arc::new(move || Purpose::Mesh(class).new_cid()));
+        let connecting = endpoint.connect_with(config, a.addr, tls::join_server_name()).unwrap();
+        assert!(connecting.await.is_err(), "{class:?}");
+        assert!(a.mesh.peers().is_empty());
+    }
     a.stop().await;
 }
 

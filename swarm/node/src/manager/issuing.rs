@@ -63,6 +63,7 @@ pub(crate) async fn sign(
     let issuer = certificates::current_issuer(cluster);
     let expiry = Duration::from_nanos(cluster.spec.ca_config.node_cert_expiry);
     let expiry = if expiry.is_zero() { skep_mesh::ca::DEFAULT_VALIDITY } else { expiry };
+    let expiry = longest_life().map_or(expiry, |longest| expiry.min(longest));
     let role = mesh_role(role);
     let urls = certificates::external_urls(cluster, issuer.cert);
     let chain_pem = if urls.is_empty() {
@@ -86,6 +87,12 @@ pub(crate) async fn sign(
     let issuer_digest = skep_mesh::root_digest(issuer.cert).map_err(|error| error.to_string())?;
     let certificate = Certificate { key_digest, issuer_digest, not_after: timestamp(not_after) };
     Ok(Signed { chain_pem, certificate, issuer: issuer.cert.to_owned() })
+}
+
+/// `SKEP_CERT_LIFE_MOST`, seconds: how long certificates issued here last at most, for seeing many renewals in a short
+/// time. The swarm's own setting allows no less than an hour.
+fn longest_life() -> Option<Duration> {
+    std::env::var("SKEP_CERT_LIFE_MOST").ok()?.parse().ok().map(Duration::from_secs)
 }
 
 /// Asks the external CA, one URL after the other.
