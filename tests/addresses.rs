@@ -9,6 +9,7 @@ use std::net::Ipv4Addr;
 
 use skep_netns::Netlink;
 use support::load::{Calls, Writes};
+use support::nat::Router;
 use support::swarm::{Task, text};
 use support::{Playground, http, wait_until};
 
@@ -130,6 +131,33 @@ fn a_manager_changes_its_port_while_running() {
     let same = playground.ok(leader, &["swarm", "address"]);
     assert!(same.contains("0.0.0.0:2377"), "{same}");
     writes.finish(&playground, &[viewer]);
+}
+
+/// A host that is carried to another network: another interface, another subnet, and a router between it and the rest.
+#[test]
+fn a_node_is_carried_to_another_network_while_running() {
+    let playground = Playground::up("carried", 4);
+    playground.create_web(1, "web", 4, PORT);
+    playground.wait_for_tasks(1, "web", 4, |_| true);
+    let leader = playground.wait_for_leader(&[1, 2, 3], 0);
+    let follower = [1, 2, 3].into_iter().find(|number| *number != leader).unwrap();
+    let viewer = [1, 2, 3].into_iter().find(|number| ![leader, follower].contains(number)).unwrap();
+    let writes = Writes::start(&playground, &[viewer], 50);
+    let mut routers = Vec::new();
+    for number in [4, follower] {
+        let id = playground.id(number);
+        routers.push(Router::before(&playground, number));
+        wait_until(&format!("node {viewer} knows where node {number} calls from"), || {
+            let address = routers.last().unwrap().address.to_string();
+            playground.try_node(viewer, number).is_some_and(|node| text(&node, "/Status/Addr") == address)
+        });
+        playground.wait_for_node(viewer, number, "ready");
+        assert_eq!(playground.id(number), id, "it is the same node");
+        writes.wait_for_more(50);
+        let now = playground.wait_for_tasks(viewer, "web", 4, |_| true);
+        playground.wait_for_answers(viewer, PORT, &now);
+    }
+    writes.finish(&playground, &[1, 2, 3]);
 }
 
 #[test]

@@ -47,7 +47,7 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) {
 }
 
 /// Every file of a node that shows one of these, images left out: they are public.
-fn shown(playground: &Playground, number: u8, secrets: &[String]) -> Vec<String> {
+fn shown(playground: &Playground, number: u8, secrets: &[Vec<u8>]) -> Vec<String> {
     let disk = playground.disk(number);
     let mut found = Vec::new();
     files(&disk, &mut found);
@@ -57,28 +57,52 @@ fn shown(playground: &Playground, number: u8, secrets: &[String]) -> Vec<String>
         // A file may go away meanwhile.
         let Ok(bytes) = std::fs::read(&path) else { continue };
         for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
-            if bytes.windows(secret.len()).any(|window| window == secret.as_bytes()) {
-                shown.push(format!("{} shows {secret:?}", path.display()));
+            if bytes.windows(secret.len()).any(|window| window == secret) {
+                shown.push(format!("{} shows {:?}", path.display(), String::from_utf8_lossy(secret)));
             }
         }
     }
     shown
 }
 
-/// What must be in clear nowhere.
-fn secrets(playground: &Playground) -> Vec<String> {
+/// Gives the swarm a CA of ours; its key in every form in which a careless program might write it down: the lines of
+/// the PEM, what they encode, the scalar in it, and that in hexadecimal digits.
+fn plant_authority(playground: &Playground) -> Vec<Vec<u8>> {
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::CrlSign];
+    let key = rcgen::KeyPair::generate().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let files = ["ca.crt", "ca.key"].map(|name| folder.path().join(name).to_str().unwrap().to_owned());
+    std::fs::write(&files[0], params.self_signed(&key).unwrap().pem()).unwrap();
+    std::fs::write(&files[1], key.serialize_pem()).unwrap();
+    let [certificate, key_file] = &files;
+    playground.ok(1, &["swarm", "ca", "--rotate", "-q", "--ca-cert", certificate, "--ca-key", key_file]);
+    let der = key.serialize_der();
+    // SEC 1, C.4: version 1, then the private key as an octet string of 32 bytes.
+    let at = der.windows(5).position(|bytes| bytes == [2, 1, 1, 4, 32]).unwrap() + 5;
+    let scalar = der[at..at + 32].to_vec();
+    let hexadecimal: String = scalar.iter().map(|byte| format!("{byte:02x}")).collect();
+    let pem = key.serialize_pem();
+    let lines = pem.lines().filter(|line| !line.starts_with("---")).map(|line| line.as_bytes().to_vec());
+    lines.chain([hexadecimal.into_bytes(), scalar, der[at..].to_vec()]).collect()
+}
+
+/// What must be in clear nowhere, beside `more`.
+fn secrets(playground: &Playground, more: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let secret_of = |role: &str| playground.token(1, role).rsplit('-').next().unwrap().to_owned();
-    vec![
+    let texts = [
         secret_of("worker"),
         secret_of("manager"),
         "PRIVATE KEY".to_owned(),
         LABEL.to_owned(),
         unlock_key(playground, 1),
-    ]
+    ];
+    texts.into_iter().map(String::into_bytes).chain(more.iter().cloned()).collect()
 }
 
-fn nothing_shown(playground: &Playground) {
-    let secrets = secrets(playground);
+fn nothing_shown(playground: &Playground, more: &[Vec<u8>]) {
+    let secrets = secrets(playground, more);
     let shown: Vec<String> =
         playground.numbers().flat_map(|number| shown(playground, number, &secrets)).collect();
     assert!(shown.is_empty(), "{shown:#?}");
@@ -97,7 +121,8 @@ fn a_restarted_manager_waits_for_the_key_and_its_tasks_go_on() {
         playground.wait_for_answers(number, PORT, &tasks);
     }
     let processes = playground.all_containers();
-    nothing_shown(&playground);
+    let mut planted = plant_authority(&playground);
+    nothing_shown(&playground, &planted);
 
     assert_eq!(unlock_key(&playground, 2), "");
     set_autolock(&playground, 2, true);
@@ -130,7 +155,8 @@ fn a_restarted_manager_waits_for_the_key_and_its_tasks_go_on() {
         playground.wait_for_answers(number, PORT, &tasks);
     }
     assert_eq!(playground.all_containers(), processes);
-    nothing_shown(&playground);
+    planted.push(key.clone().into_bytes());
+    nothing_shown(&playground, &planted);
 
     // A worker needs no key.
     playground.restart_daemon(4);
@@ -166,7 +192,8 @@ fn a_restarted_manager_waits_for_the_key_and_its_tasks_go_on() {
     });
     playground.wait_for_node(1, 2, "ready");
     assert_eq!(playground.all_containers(), processes);
-    nothing_shown(&playground);
+    planted.push(next.into_bytes());
+    nothing_shown(&playground, &planted);
 }
 
 #[test]

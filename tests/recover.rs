@@ -39,8 +39,8 @@ fn the_last_of_three_goes_on_and_the_two_that_come_back_follow_it() {
     }
     let before = identity(&playground, 1);
     playground.skep(1, &["service", "ls"]);
-    let refused = playground.request(1, "POST", "/skep/swarm/recover", "{}").unwrap();
-    assert_eq!(refused.status, 400, "a swarm with a majority needs no recovery: {}", refused.message());
+    playground.skep(1, &["swarm", "recover", "--force"]).is_refused_with("nothing to recover");
+    playground.skep(1, &["swarm", "recover"]).is_refused_with("--force");
 
     playground.power("kill", 2);
     playground.power("kill", 3);
@@ -48,7 +48,8 @@ fn the_last_of_three_goes_on_and_the_two_that_come_back_follow_it() {
     let kept: Vec<_> =
         playground.all_containers().into_iter().filter(|(number, ..)| *number == 1 || *number == 4).collect();
     assert_eq!(kept.len(), 2);
-    playground.post(1, "/skep/swarm/recover", &json!({}));
+    let told = playground.ok(1, &["swarm", "recover", "--force"]);
+    assert!(told.contains("only manager") && told.contains("3 other node(s)"), "{told}");
     assert_eq!(identity(&playground, 1), before);
     playground.wait_for_leader(&[1], 0);
     for number in [2, 3] {
@@ -93,7 +94,7 @@ fn old_managers_that_meet_first_are_fenced_when_the_network_heals() {
     // The one that is cut off is taken for the last one; the other two know nothing of it and go on.
     playground.power("cut", 1);
     playground.wait_for_no_leader(1);
-    playground.post(1, "/skep/swarm/recover", &json!({}));
+    playground.ok(1, &["swarm", "recover", "--force"]);
     playground.create_web(1, "new", 1, PORT + 1);
     playground.wait_for_leader(&[2, 3], 1);
     playground.create_web(2, "old", 1, PORT + 2);
@@ -116,8 +117,10 @@ fn a_worker_with_a_copy_recovers_a_swarm_whose_managers_are_all_gone() {
     let playground = Playground::up_with("copy", 3, &["--managers", "1"]);
     playground.create_web(1, "web", 3, PORT);
     playground.wait_for_tasks(1, "web", 3, |_| true);
-    let refused = playground.request(2, "POST", "/skep/swarm/recover", "{}").unwrap();
-    assert_eq!(refused.status, 400, "{}", refused.message());
+    let recover = |key: &str| {
+        playground.skep_with_input(2, &["swarm", "recover", "--force", "--unlock-key"], &format!("{key}\n"))
+    };
+    playground.skep(2, &["swarm", "recover", "--force"]).is_refused_with("");
     let swarm = playground.get(1, "/swarm");
     let mut spec = swarm["Spec"].clone();
     spec["EncryptionConfig"]["AutoLockManagers"] = true.into();
@@ -130,9 +133,8 @@ fn a_worker_with_a_copy_recovers_a_swarm_whose_managers_are_all_gone() {
     let kept: Vec<_> = playground.all_containers().into_iter().filter(|(number, ..)| *number != 1).collect();
     playground.power("kill", 1);
     let other = "SWMKEY-1-AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
-    let body = json!({ "UnlockKey": other }).to_string();
-    assert_eq!(playground.request(2, "POST", "/skep/swarm/recover", &body).unwrap().status, 401);
-    playground.post(2, "/skep/swarm/recover", &json!({ "UnlockKey": key }));
+    recover(other).is_refused_with("invalid key");
+    recover(&key).went_well();
     assert_eq!(identity(&playground, 2), before);
     playground.wait_for_leader(&[2], 0);
     playground.wait_for_node(2, 3, "ready");
