@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use skep_state::spec::PortProtocol;
 use skep_state::{Change, Kind, Node, Service, State, Task, TaskState, TaskStatus, Timestamp, id};
 
 use crate::tick::{MAX_CHANGES, Plan};
@@ -194,6 +195,7 @@ impl<'a> Draft<'a> {
             service_id: service.meta.id.clone(),
             service_name: service.spec.name.clone(),
             slot,
+            listens: listens(service),
             node_id: node_id.to_owned(),
             status: TaskStatus {
                 timestamp: self.now,
@@ -231,4 +233,12 @@ impl<'a> Draft<'a> {
         let meta = &self.task(task).meta;
         if meta.version.index == 0 { self.now } else { meta.created_at }
     }
+}
+/// The ports inside a container on which its service's published TCP ports arrive.
+fn listens(service: &Service) -> Vec<u16> {
+    let tcp = service.ports.iter().filter(|port| port.protocol == PortProtocol::Tcp);
+    let mut ports: Vec<u16> = tcp.map(|port| port.target_port).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    ports
 }

@@ -46,6 +46,10 @@ pub(crate) async fn recover(
     let epoch = match membership.raft() {
         Some(raft) => {
             if raft.read_barrier().await.is_ok() {
+                if raft.members().iter().all(|member| member.node_id == membership.node_id()) {
+                    // It is the only manager already, which is all that was asked for.
+                    return Ok(());
+                }
                 return Err(NodeError::Invalid(
                     "the swarm has a leader and a majority of its managers: there is nothing to recover"
                         .to_owned(),

@@ -41,11 +41,6 @@ const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Makes a swarm of which this node is the first manager.
 pub(crate) async fn init(local: &Local, request: InitRequest) -> Result<Membership, NodeError> {
-    if request.force_new_cluster {
-        return Err(NodeError::Invalid(
-            "force-new-cluster: this node holds no swarm state to make a new cluster of".to_owned(),
-        ));
-    }
     let (listen, advertise, origin) = addresses(local, &request.listen_addr, &request.advertise_addr)?;
     address::check_data_path(&request.data_path_addr, &address::local_addresses()?)?;
     let now = local.clock.now();

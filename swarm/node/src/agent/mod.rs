@@ -4,6 +4,7 @@
 
 mod bundle;
 mod exits;
+mod listening;
 mod runner;
 mod session;
 mod statuses;

@@ -1,7 +1,7 @@
 //! One task of this node, from its assignment to its removal.
 //!
 //! ```text
-//!            image here     desired >= running    exec'd          exit 0
+//!            image here     desired >= running    exec'd, listens exit 0
 //! accepted -> preparing -> ready -> starting -> running ---------------> complete
 //!                |            |         |          |------ exit != 0 --> failed
 //!                v            |         v          |
@@ -29,6 +29,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::AgentContext;
 use super::bundle::{self, BundleInput};
+use super::listening;
 use crate::clock;
 use crate::keeper::Keeper;
 
@@ -177,7 +178,13 @@ impl Runner {
             return Ok(None);
         }
         self.report(TaskState::Starting, "starting");
-        self.start(id, folder, layers).await.map(Some)
+        let pid = self.start(id, folder, layers).await?;
+        // It may end or be unwanted meanwhile: whoever waits for its end finds that out right after.
+        tokio::select! {
+            () = listening::until(pid, &self.task.listens) => {}
+            () = wished(&mut wish, unwanted) => {}
+        }
+        Ok(Some(pid))
     }
 
     async fn start(&self, id: &str, folder: PathBuf, lower: Vec<PathBuf>) -> Result<i32, Failure> {

@@ -48,6 +48,9 @@ pub struct Task {
     /// it ran before it failed. Absent when it never ran.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub running_since: Option<Timestamp>,
+    /// TCP ports that it shall listen on before it counts as running: those that its service published when it was made.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub listens: Vec<u16>,
     /// Its addresses.
     #[serde(rename = "NetworksAttachments", skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<NetworkAttachment>,
