@@ -2,11 +2,13 @@
 
 pub(crate) mod client;
 mod image;
+mod natural;
 mod node;
 mod service;
 mod swarm;
 mod system;
 mod table;
+mod task;
 mod template;
 mod terminal;
 pub(crate) mod time;
@@ -89,6 +91,29 @@ where
             failures.push(error.to_string());
         }
     }
+    several(failures)
+}
+
+/// Gets the thing of each name; what there is, and why the others are missing.
+pub(crate) async fn fetch_each<F>(
+    names: &[String],
+    mut each: impl FnMut(String) -> F,
+) -> (Vec<serde_json::Value>, Vec<String>)
+where
+    F: Future<Output = Result<serde_json::Value, CliError>>,
+{
+    let (mut found, mut failures) = (Vec::new(), Vec::new());
+    for name in names {
+        match each(name.clone()).await {
+            Ok(value) => found.push(value),
+            Err(error) => failures.push(error.to_string()),
+        }
+    }
+    (found, failures)
+}
+
+/// The error of several things that failed, if any did: one line each.
+pub(crate) fn several(failures: Vec<String>) -> Result<(), CliError> {
     if failures.is_empty() { Ok(()) } else { Err(CliError::Several(failures.join("\n"))) }
 }
 
