@@ -12,9 +12,11 @@ mod task;
 mod template;
 mod terminal;
 pub(crate) mod time;
+pub(crate) mod tls;
 
 use clap::{Args, Subcommand};
 use client::{CliError, Client};
+use tls::{TlsEnvironment, TlsFlags};
 
 /// Commands that the daemon carries out.
 #[derive(Debug, Subcommand)]
@@ -56,8 +58,13 @@ pub(crate) struct ListFlags {
 }
 
 /// Runs a command against the daemon at `host`.
-pub(crate) async fn run(command: Command, host: &str) -> Result<(), CliError> {
-    let client = Client::new(host)?;
+pub(crate) async fn run(command: Command, host: &str, tls: &TlsFlags) -> Result<(), CliError> {
+    // The files of TLS are of no interest to a command over a socket of this host.
+    let tls = match host.starts_with("tcp://") {
+        true => tls.config(&TlsEnvironment::read()).map_err(|error| CliError::Usage(error.to_string()))?,
+        false => None,
+    };
+    let client = Client::with_tls(host, tls)?;
     match command {
         Command::Swarm(command) => swarm::run(command, &client).await,
         Command::Node(command) => node::run(command, &client).await,
