@@ -5,6 +5,7 @@
 //!
 //! - `listen`: unix socket, TCP to clients with a certificate, plain TCP.
 //! - `route`: what each path does. Requests are checked by [`skep_control::request`] before anything is written.
+//! - `events`: what happened to the nodes, for `GET /events`.
 //! - `wire`: the JSON of each object, one file an object. State's specs are stored in their wire form and are used as
 //!   they are; objects have fields of their own that must not get out, so each is written by a struct of its own.
 //! - `version`: path prefixes `/v1.24` to `/v1.50`, and the headers on every reply.
@@ -14,6 +15,7 @@
 mod body;
 mod engine;
 mod error;
+mod events;
 mod filters;
 mod host;
 mod listen;

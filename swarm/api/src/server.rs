@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tower::ServiceExt as _;
 
 use crate::engine::Engine;
+use crate::events::Events;
 use crate::listen::{Bounded, Listen};
 use crate::{route, version};
 
@@ -24,6 +25,8 @@ pub(crate) struct Shared {
     pub(crate) engine: Arc<dyn Engine>,
     /// What `info` warns of.
     pub(crate) warnings: Arc<[String]>,
+    /// What happens to the nodes.
+    pub(crate) events: Arc<Events>,
 }
 
 impl FromRef<Shared> for Arc<dyn Engine> {
@@ -73,7 +76,8 @@ pub async fn serve(
 /// The API as a service. `info` shows the warnings.
 pub fn router(engine: impl Engine, warnings: Vec<String>) -> Router {
     let engine: Arc<dyn Engine> = Arc::new(engine);
-    let routes = route::routes(Shared { engine: Arc::clone(&engine), warnings: warnings.into() });
+    let events = Events::watch(&engine);
+    let routes = route::routes(Shared { engine: Arc::clone(&engine), warnings: warnings.into(), events });
     // Around the routes, not a layer of them: the path must change before it is matched.
     Router::new().fallback(move |mut request: Request| {
         let (routes, engine) = (routes.clone(), Arc::clone(&engine));

@@ -53,6 +53,8 @@ pub(crate) struct Inner {
     pub(crate) locked: AtomicBool,
     /// One `init`, `join` or `leave` at a time.
     pub(crate) changing: tokio::sync::Mutex<()>,
+    /// Whether an `init` or a `join` is under way.
+    pub(crate) pending: AtomicBool,
 }
 
 /// `swarm init`.
@@ -195,6 +197,7 @@ impl Node {
                 error: Mutex::new(String::new()),
                 locked: AtomicBool::new(false),
                 changing: tokio::sync::Mutex::new(()),
+                pending: AtomicBool::new(false),
             }),
         };
         if !node.resume().await {
@@ -274,12 +277,14 @@ impl Node {
     /// What `info` shows of the swarm.
     pub fn swarm_info(&self) -> SwarmInfo {
         let error = self.inner.error.lock().clone();
+        let pending = self.inner.pending.load(Ordering::Acquire);
         let Some(membership) = self.membership() else {
             return SwarmInfo {
                 node_id: String::new(),
                 node_addr: String::new(),
                 local_state: match (self.is_locked(), error.is_empty()) {
                     (true, _) => LocalState::Locked,
+                    (false, true) if pending => LocalState::Pending,
                     (false, true) => LocalState::Inactive,
                     (false, false) => LocalState::Error,
                 },
@@ -306,7 +311,12 @@ impl Node {
         SwarmInfo {
             node_id: own.to_owned(),
             node_addr: membership.record.get().advertise.ip().to_string(),
-            local_state: if removed { LocalState::Error } else { LocalState::Active },
+            local_state: match (removed, pending) {
+                (true, _) => LocalState::Error,
+                // A member already, but not served yet: the command that joins has not come back.
+                (false, true) => LocalState::Pending,
+                (false, false) => LocalState::Active,
+            },
             control_available: membership.raft().is_some(),
             error: if removed { REMOVED.to_owned() } else { error },
             remote_managers,
@@ -330,6 +340,7 @@ impl Node {
         }
         let _changing = self.inner.changing.lock().await;
         self.refuse_if_member()?;
+        let _pending = Pending::begin(&self.inner.pending);
         let membership = Arc::new(swarm_ops::init(&self.inner.local, request).await?);
         let id = membership.node_id().to_owned();
         self.become_member(&membership);
@@ -346,6 +357,7 @@ impl Node {
     async fn join(&self, request: JoinRequest) -> Result<(), NodeError> {
         let _changing = self.inner.changing.lock().await;
         self.refuse_if_member()?;
+        let _pending = Pending::begin(&self.inner.pending);
         let membership = Arc::new(swarm_ops::join_swarm(&self.inner.local, request).await?);
         self.become_member(&membership);
         membership.wait_until_served().await
@@ -495,19 +507,45 @@ impl Node {
         let own = membership.node_id();
         let others = members.iter().filter(|member| member.node_id != own);
         let reachable = others.filter(|member| membership.mesh.is_connected(&member.node_id)).count();
-        let mut text =
-            "You are attempting to leave the swarm on a node that is participating as a manager. ".to_owned();
-        if reachable == 0 {
-            text.push_str("Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message. ");
-        } else if reachable < members.len() / 2 + 1 {
-            text.push_str(&format!(
-                "Removing this node leaves {reachable} managers out of {}. Without a Raft quorum your swarm will be inaccessible. Use `--force` to suppress this message.",
-                members.len()
-            ));
-        } else {
-            text.push_str("Use `--force` to suppress this message.");
-        }
-        text.trim_end().to_owned()
+        leave_warning(members.len(), reachable)
+    }
+}
+
+/// What a manager that leaves is told, of so many managers of which it reaches so many others (moby
+/// `daemon/cluster/swarm.go`, `Leave`).
+fn leave_warning(managers: usize, reachable: usize) -> String {
+    let mut text =
+        "You are attempting to leave the swarm on a node that is participating as a manager. ".to_owned();
+    if managers < 2 {
+        text.push_str(
+            "Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message.",
+        );
+        return text;
+    }
+    if reachable < managers / 2 + 1 {
+        text.push_str(&format!(
+            "Removing this node leaves {reachable} managers out of {managers}. Without a Raft quorum your swarm will be inaccessible. "
+        ));
+    }
+    text.push_str(
+        "The only way to restore a swarm that has lost consensus is to reinitialize it with `--force-new-cluster`. Use `--force` to suppress this message. (With skep, `skep swarm recover` reinitializes it.)",
+    );
+    text
+}
+
+/// An `init` or a `join` that is under way; over when it is dropped, however that comes.
+struct Pending<'a>(&'a AtomicBool);
+
+impl<'a> Pending<'a> {
+    fn begin(pending: &'a AtomicBool) -> Self {
+        pending.store(true, Ordering::Release);
+        Self(pending)
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
     }
 }
 
@@ -578,4 +616,38 @@ fn start_local(config: NodeConfig) -> Result<(Local, Flock<File>), NodeError> {
     let (keeper, exits) = (Arc::new(keeper), Arc::new(Exits::default()));
     let local = Local { config, store, keeper, exits, description, clock };
     Ok((local, lock))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manager_that_leaves_is_told_what_breaks() {
+        let last = leave_warning(1, 0);
+        assert!(last.ends_with("Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message."), "{last}");
+        for (managers, reachable) in [(2, 1), (3, 1), (3, 0), (5, 2)] {
+            let text = leave_warning(managers, reachable);
+            let counted = format!(
+                "participating as a manager. Removing this node leaves {reachable} managers out of {managers}. Without a Raft quorum your swarm will be inaccessible. The only way to restore a swarm that has lost consensus is to reinitialize it with `--force-new-cluster`. Use `--force` to suppress this message."
+            );
+            assert!(text.contains(&counted), "{text}");
+            assert!(text.contains("`skep swarm recover`"), "{text}");
+        }
+        let harmless = leave_warning(3, 2);
+        assert!(!harmless.contains("Without a Raft quorum"), "{harmless}");
+        assert!(harmless.contains("`--force` to suppress this message."), "{harmless}");
+    }
+
+    #[test]
+    fn a_join_is_pending_until_it_ends_in_any_way() {
+        let pending = AtomicBool::new(false);
+        let failing = || -> Result<(), NodeError> {
+            let _pending = Pending::begin(&pending);
+            assert!(pending.load(Ordering::Acquire));
+            Err(NodeError::NotInSwarm)
+        };
+        assert!(failing().is_err());
+        assert!(!pending.load(Ordering::Acquire));
+    }
 }

@@ -45,8 +45,9 @@ pub(crate) async fn init(local: &Local, request: InitRequest) -> Result<Membersh
     address::check_data_path(&request.data_path_addr, &address::local_addresses()?)?;
     let now = local.clock.now();
     let (node_id, cluster_id) = (clock::new_id(), random_id(rand::random()));
-    let spec = with_defaults(request.spec);
+    let mut spec = with_defaults(request.spec);
     let (ca_cert, ca_key) = first_authority(&spec, now)?;
+    skep_control::request::pin_external_cas(&mut spec, &ca_cert);
     let key = NewKey::generate().map_err(NodeError::internal("cannot make this node's key"))?;
     let member = Member {
         listen,

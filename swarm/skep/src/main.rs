@@ -20,6 +20,8 @@ struct Arguments {
     /// The daemon to talk to: unix:///path/to/socket or tcp://host:port
     #[arg(short = 'H', long, global = true)]
     host: Option<String>,
+    #[command(flatten)]
+    tls: cli::tls::TlsFlags,
     #[command(subcommand)]
     command: Command,
 }
@@ -66,7 +68,7 @@ fn main() -> ExitCode {
         .filter(|host| !host.is_empty())
         .unwrap_or_else(|| cli::client::DEFAULT_HOST.to_owned());
     let result: Result<ExitCode, String> = match arguments.command {
-        Command::Client(command) => run_client(command, &host),
+        Command::Client(command) => run_client(command, &host, &arguments.tls),
         Command::Daemon(flags) => {
             daemon::run(&flags).map(|()| ExitCode::SUCCESS).map_err(|error| describe(&error))
         }
@@ -84,12 +86,15 @@ fn main() -> ExitCode {
     })
 }
 
-fn run_client(command: cli::Command, host: &str) -> Result<ExitCode, String> {
+fn run_client(command: cli::Command, host: &str, tls: &cli::tls::TlsFlags) -> Result<ExitCode, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| format!("cannot start: {error}"))?;
-    runtime.block_on(cli::run(command, host)).map(|()| ExitCode::SUCCESS).map_err(|error| error.to_string())
+    runtime
+        .block_on(cli::run(command, host, tls))
+        .map(|()| ExitCode::SUCCESS)
+        .map_err(|error| error.to_string())
 }
 
 /// The first paragraph of a usage error, which says what is wrong, on one line.

@@ -1,5 +1,6 @@
 //! What each path does.
 
+mod events;
 mod gate;
 mod images;
 mod load;
@@ -35,7 +36,7 @@ pub(crate) fn routes(shared: Shared) -> Router {
         .route("/_ping", get(system::ping))
         .route("/version", get(system::version))
         .route("/info", get(system::info))
-        .route("/events", get(system::events))
+        .route("/events", get(events::events))
         .route("/system/df", get(system::disk_usage))
         .route("/containers/json", get(system::containers))
         .route("/volumes", get(system::volumes))

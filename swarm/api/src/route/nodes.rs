@@ -14,6 +14,7 @@ use super::{Ctx, done, json};
 use crate::body::Json;
 use crate::engine::Engine;
 use crate::error::{ApiError, Result};
+use crate::filters::Filters;
 use crate::params::Params;
 use crate::tls::Authorities;
 use crate::wire;
@@ -31,6 +32,7 @@ const REMOVE_ATTEMPTS: usize = 10;
 /// `GET /nodes`.
 pub(super) async fn list(State(engine): Ctx, params: Params) -> Result<Response> {
     let filters = params.filters(&FILTERS)?;
+    check_words(&filters)?;
     let wanted = |node: &Node| {
         let role = match node.spec.role {
             NodeRole::Manager => "manager",
@@ -38,8 +40,9 @@ pub(super) async fn list(State(engine): Ctx, params: Params) -> Result<Response>
         };
         filters.any("id", |prefix| node.meta.id.starts_with(prefix))
             && filters.any("name", |prefix| node.description.hostname.starts_with(prefix))
-            && filters.any("role", |wanted| wanted == role)
-            && filters.any("membership", |wanted| wanted == "accepted")
+            && filters.any("role", |wanted| wanted.is_empty() || wanted.eq_ignore_ascii_case(role))
+            && filters
+                .any("membership", |wanted| wanted.is_empty() || wanted.eq_ignore_ascii_case("accepted"))
             && filters.labels("label", &node.description.engine.labels)
             && filters.labels("node.label", &node.spec.labels)
     };
@@ -49,6 +52,19 @@ pub(super) async fn list(State(engine): Ctx, params: Params) -> Result<Response>
     })?;
     let nodes: Vec<wire::Node> = nodes.iter().map(|node| shown(&*engine, node, &tls)).collect();
     Ok(json(nodes))
+}
+
+/// Refuses roles and memberships that there are none of, in dockerd's words (moby `daemon/cluster/filters.go`): a slip of
+/// the pen must not look like an empty list.
+fn check_words(filters: &Filters) -> Result<()> {
+    for (name, known) in [("role", ["worker", "manager"]), ("membership", ["pending", "accepted"])] {
+        let strange =
+            |word: &&String| !word.is_empty() && !known.iter().any(|known| known.eq_ignore_ascii_case(word));
+        if let Some(word) = filters.values(name).iter().find(strange) {
+            return Err(ApiError::bad_request(format!("Invalid {name} filter: '{word}'")));
+        }
+    }
+    Ok(())
 }
 
 /// `GET /nodes/{id}`.
@@ -137,4 +153,20 @@ fn authorities(state: &Swarm) -> Authorities {
 fn shown(engine: &dyn Engine, node: &Node, tls: &Authorities) -> wire::Node {
     let tls = tls.of_node(&node.certificate.issuer_digest);
     wire::Node::new(node, engine.manager_status(&node.meta.id), tls)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roles_and_memberships_that_there_are_none_of_are_refused() {
+        let check = |json: &str| check_words(&Filters::parse(json, &FILTERS).unwrap());
+        assert_eq!(check(r#"{"role":["x"]}"#).unwrap_err().message, "Invalid role filter: 'x'");
+        assert_eq!(
+            check(r#"{"membership":{"x":true}}"#).unwrap_err().message,
+            "Invalid membership filter: 'x'"
+        );
+        check(r#"{"role":["Manager","worker",""],"membership":["pending","ACCEPTED"]}"#).unwrap();
+    }
 }

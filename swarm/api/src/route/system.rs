@@ -1,17 +1,13 @@
-//! The node itself: ping, version, info, events, disk usage, and lists of what there is none of.
+//! The node itself: ping, version, info, disk usage, and lists of what there is none of.
 
-use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use futures_util::stream;
 use http::{HeaderName, header};
 use serde_json::json;
 use skep_node::LocalState;
 use skep_state::spec::NodeRole;
 
-use super::{Ctx, json, json_stream};
-use crate::error::Result;
-use crate::params::Params;
+use super::{Ctx, json};
 use crate::server::Shared;
 use crate::wire::{ClusterInfo, ImageSummary, Info, ManagerView, Version, local_state};
 
@@ -38,7 +34,7 @@ pub(super) async fn version(State(engine): Ctx) -> Response {
 }
 
 /// `GET /info`.
-pub(super) async fn info(State(Shared { engine, warnings }): State<Shared>) -> Response {
+pub(super) async fn info(State(Shared { engine, warnings, .. }): State<Shared>) -> Response {
     let port = engine.mesh_port();
     // A node that is no manager just has less to say.
     let view = engine
@@ -51,15 +47,6 @@ pub(super) async fn info(State(Shared { engine, warnings }): State<Shared>) -> R
     let images = engine.images().list().len();
     let info = Info::new(engine.info().await, engine.swarm_info(), view, images, engine.now());
     json(info.with_warnings(&warnings))
-}
-
-/// `GET /events`: stays open, with its headers sent, and is quiet.
-pub(super) async fn events(params: Params) -> Response {
-    // A question about the past only (`--until` a moment gone by) has an end; there is nothing to tell of it.
-    if params.get("until").is_some() {
-        return json_stream(Body::empty());
-    }
-    json_stream(Body::from_stream(stream::pending::<Result<Bytes>>()))
 }
 
 /// `GET /system/df`.

@@ -297,8 +297,15 @@ fn version_and_info_have_what_the_daemon_has() {
         error: String::new(),
         remote_managers: Vec::new(),
     };
-    let view = super::ManagerView { nodes: 1, managers: 1, cluster: None };
-    let ours = super::Info::new(node, swarm, Some(view), 3, skep_state::Timestamp::default());
+    let view = |managers| Some(super::ManagerView { nodes: 5, managers, cluster: None });
+    let info = |managers| {
+        super::Info::new(node.clone(), swarm.clone(), view(managers), 3, skep_state::Timestamp::default())
+    };
+    let warned = serde_json::to_value(info(2).with_warnings(&["of the node".to_owned()])).unwrap();
+    assert_eq!(warned["Warnings"][0], "of the node");
+    assert!(warned["Warnings"][1].as_str().unwrap().contains("two-manager configuration"), "{warned}");
+    assert_eq!(serde_json::to_value(info(3).with_warnings(&[])).unwrap()["Warnings"], Value::Null);
+    let ours = info(1);
     let ours = serde_json::to_value(ours).unwrap();
     // Gone from the API since 1.41, or about bridges that are not here.
     let gone = ["KernelMemory", "KernelMemoryTCP", "BridgeNfIptables", "BridgeNfIp6tables"];

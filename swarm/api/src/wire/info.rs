@@ -57,6 +57,8 @@ struct Swarm {
     managers: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cluster: Option<ClusterInfo>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -112,9 +114,10 @@ impl Info {
         }
     }
 
-    /// With what the operator should know.
+    /// With what the operator should know: of this node, then of its swarm.
     pub(crate) fn with_warnings(self, warnings: &[String]) -> Self {
-        Self { warnings: (!warnings.is_empty()).then(|| warnings.to_vec()), ..self }
+        let warnings: Vec<String> = warnings.iter().chain(&self.swarm.warnings).cloned().collect();
+        Self { warnings: (!warnings.is_empty()).then_some(warnings), ..self }
     }
 }
 
@@ -135,10 +138,21 @@ impl Swarm {
             remote_managers: (!peers.is_empty()).then_some(peers),
             nodes: manager.as_ref().map(|view| view.nodes),
             managers: manager.as_ref().map(|view| view.managers),
+            warnings: manager
+                .as_ref()
+                .filter(|view| view.managers == 2)
+                .map(|_| TWO_MANAGERS.to_owned())
+                .into_iter()
+                .collect(),
             cluster: manager.and_then(|view| view.cluster),
         }
     }
 }
+
+/// Docker's warning (moby `daemon/cluster/swarm.go`): two managers need both for a majority, so either can stop all.
+const TWO_MANAGERS: &str =
+    "WARNING: Running Swarm in a two-manager configuration. This configuration provides
+         no fault tolerance, and poses a high risk to lose control over the cluster.";
 
 /// Docker's word for it.
 pub(crate) fn local_state(state: LocalState) -> &'static str {

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use serde_json::{Value, json};
-use skep_state::spec::{StringMap, TaskSpec};
+use skep_state::spec::{PublishMode, StringMap, TaskSpec};
 use skep_state::{Meta, State, TaskState, TaskStatus};
 
 use super::network::TaskNetwork;
@@ -61,10 +61,20 @@ impl Task {
             service_id: task.service_id.clone(),
             slot: (task.slot > 0).then_some(task.slot),
             node_id: task.node_id.clone(),
-            status: Status { status: task.status.clone(), port_status: json!({}) },
+            status: Status { status: task.status.clone(), port_status: port_status(task, service) },
             desired_state: task.desired_state,
             networks_attachments: attachments.collect(),
             job_iteration: job.then_some(Iteration { index: task.spec_version }),
         }
     }
+}
+
+/// The ports that the task holds on its node: those in host mode, while it runs.
+fn port_status(task: &skep_state::Task, service: Option<&skep_state::Service>) -> Value {
+    let ports = service.map_or(&[][..], |service| &service.ports);
+    let held: Vec<_> = ports.iter().filter(|port| port.publish_mode == PublishMode::Host).collect();
+    if held.is_empty() || task.status.state != TaskState::Running {
+        return json!({});
+    }
+    json!({ "Ports": held })
 }

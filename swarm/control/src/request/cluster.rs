@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use skep_state::spec::ClusterSpec;
+use skep_state::spec::{ClusterSpec, ExternalCa};
 use skep_state::{Change, Cluster, RootRotation, State, Timestamp, Transaction};
 
 use super::Refusal;
@@ -70,6 +70,7 @@ pub fn update_cluster(
     let wanted = rotation_wanted(old, &spec)?;
     let mut cluster = Cluster { spec: redacted_spec(&spec), ..old.clone() };
     "default".clone_into(&mut cluster.spec.name);
+    pin_external_cas(&mut cluster.spec, &old.ca_cert);
     let tokens = &mut cluster.join_tokens;
     tokens.worker = changes.worker_token.unwrap_or_else(|| std::mem::take(&mut tokens.worker));
     tokens.manager = changes.manager_token.unwrap_or_else(|| std::mem::take(&mut tokens.manager));
@@ -116,6 +117,15 @@ pub fn redacted_spec(spec: &ClusterSpec) -> ClusterSpec {
     spec.ca_config.signing_ca_cert.clear();
     spec.ca_config.signing_ca_key.clear();
     spec
+}
+
+/// Names the root CA of each external CA that came without one: the swarm's of this moment. Kept without a name it would
+/// be taken for the signer of every later root as well, and be asked to sign for one that it knows nothing of.
+pub fn pin_external_cas(spec: &mut ClusterSpec, ca_cert: &str) {
+    let nameless = |external: &&mut ExternalCa| external.ca_cert.trim().is_empty();
+    for external in spec.ca_config.external_cas.iter_mut().filter(nameless) {
+        ca_cert.clone_into(&mut external.ca_cert);
+    }
 }
 
 /// What `swarm init` and `swarm update` may set, as far as it does not depend on the swarm.
@@ -170,8 +180,6 @@ fn prune_removed(cluster: &mut Cluster, at: Timestamp) {
 
 #[cfg(test)]
 mod tests {
-    use skep_state::spec::ExternalCa;
-
     use super::super::RefusalKind;
     use super::*;
 
@@ -260,6 +268,31 @@ mod tests {
         assert!(update(&state(), &with("CFSSL", "https://ca:8888"), Changes::default()).is_ok());
         assert_eq!(refused(&with("acme", "https://ca:8888")).message, "invalid protocol: \"acme\"");
         assert!(refused(&with("cfssl", "http://ca:8888")).message.contains("must begin with https://"));
+    }
+
+    #[test]
+    fn an_external_ca_is_kept_with_the_root_that_it_signs_for() {
+        let external = |url: &str, root: &str| ExternalCa {
+            protocol: "cfssl".to_owned(),
+            url: format!("https://{url}"),
+            ca_cert: root.to_owned(),
+            ..ExternalCa::default()
+        };
+        let mut spec = ClusterSpec::default();
+        spec.ca_config.external_cas = vec![external("a", ""), external("b", &pem("TWO")), external("c", " ")];
+        let cluster = update(&state(), &spec, Changes::default()).unwrap();
+        let kept: Vec<&str> =
+            cluster.spec.ca_config.external_cas.iter().map(|external| external.ca_cert.as_str()).collect();
+        assert_eq!(kept, [pem("ONE"), pem("TWO"), pem("ONE")]);
+
+        // A rotation to a root of the swarm's own: the external CA is of before, and not asked for the new root.
+        let mut spec = ordered("", "", 1);
+        spec.ca_config.external_cas = vec![external("a", "")];
+        let changes = Changes { rotation: Some(rotation("TWO", "key2")), ..Changes::default() };
+        let mut cluster = update(&state(), &spec, changes).unwrap();
+        cluster.ca_cert = pem("TWO");
+        assert_eq!(crate::certificates::external_urls(&cluster, &pem("TWO")), Vec::<String>::new());
+        assert_eq!(crate::certificates::external_urls(&cluster, &pem("ONE")), ["https://a"]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The command line's side of the API: HTTP/1.1 over the daemon's unix socket (or TCP), one connection a request.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
@@ -8,9 +9,12 @@ use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
 
 /// Where the daemon listens when nothing says otherwise.
 pub(crate) const DEFAULT_HOST: &str = "unix:///run/skep/skep.sock";
@@ -29,7 +33,12 @@ pub(crate) struct Client {
 enum Target {
     Unix(PathBuf),
     Tcp(String),
+    Tls { address: String, name: ServerName<'static>, config: Arc<ClientConfig> },
 }
+
+/// Ports of a daemon's host without one, plain and with TLS.
+const PORT: u16 = 2375;
+const TLS_PORT: u16 = 2376;
 
 /// Why a command failed. The text is the one line that the user sees.
 #[derive(Debug, thiserror::Error)]
@@ -83,12 +92,27 @@ pub(crate) enum CliError {
 }
 
 impl Client {
-    /// The daemon at `host`: `unix:///path` or `tcp://host:port`.
+    /// The daemon at `host`: `unix:///path` or `tcp://host:port`, without TLS.
     pub(crate) fn new(host: &str) -> Result<Self, CliError> {
+        Self::with_tls(host, None)
+    }
+
+    /// The daemon at `host`, with TLS if it is there over TCP. A socket of this host needs none.
+    pub(crate) fn with_tls(host: &str, tls: Option<Arc<ClientConfig>>) -> Result<Self, CliError> {
         let target = if let Some(path) = host.strip_prefix("unix://") {
             Target::Unix(PathBuf::from(path))
         } else if let Some(address) = host.strip_prefix("tcp://") {
-            Target::Tcp(address.trim_end_matches('/').to_owned())
+            let (address, name) =
+                with_port(address.trim_end_matches('/'), if tls.is_some() { TLS_PORT } else { PORT });
+            match tls {
+                None => Target::Tcp(address),
+                Some(config) => {
+                    let name = ServerName::try_from(name).map_err(|_| {
+                        CliError::Usage(format!("unable to parse host {host:?}: it names no server for TLS"))
+                    })?;
+                    Target::Tls { address, name, config }
+                }
+            }
         } else {
             return Err(CliError::Usage(format!(
                 "unable to parse host {host:?}: give unix:///path/to/socket or tcp://host:port"
@@ -146,6 +170,12 @@ impl Client {
                 let stream = TcpStream::connect(address).await.map_err(no_daemon)?;
                 self.handshake(TokioIo::new(stream)).await?
             }
+            Target::Tls { address, name, config } => {
+                let stream = TcpStream::connect(address).await.map_err(no_daemon)?;
+                let connector = TlsConnector::from(Arc::clone(config));
+                let stream = connector.connect(name.clone(), stream).await.map_err(no_daemon)?;
+                self.handshake(TokioIo::new(stream)).await?
+            }
         };
         let request = Request::builder()
             .method(method)
@@ -181,6 +211,15 @@ impl Client {
 
     fn lost(&self, source: hyper::Error) -> CliError {
         CliError::Lost { host: self.host.clone(), source: Box::new(source) }
+    }
+}
+
+/// An address with its port, and the name in it: `host`, `host:port`, `[::1]:port`.
+fn with_port(address: &str, port: u16) -> (String, String) {
+    let name = |text: &str| text.trim_start_matches('[').trim_end_matches(']').to_owned();
+    match address.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (format!("{host}:{port}"), name(host)),
+        _ => (format!("{address}:{port}"), name(address)),
     }
 }
 
@@ -236,5 +275,14 @@ mod tests {
     fn hosts_are_unix_or_tcp() {
         assert!(Client::new("unix:///x").is_ok());
         assert!(Client::new("ssh://x").unwrap_err().to_string().contains("ssh://x"));
+        for (address, whole, name) in [
+            ("node-1", "node-1:2376", "node-1"),
+            ("node-1:5000", "node-1:5000", "node-1"),
+            ("[::1]", "[::1]:2376", "::1"),
+            ("[::1]:5000", "[::1]:5000", "::1"),
+            ("10.0.0.1:2376", "10.0.0.1:2376", "10.0.0.1"),
+        ] {
+            assert_eq!(with_port(address, TLS_PORT), (whole.to_owned(), name.to_owned()));
+        }
     }
 }

@@ -2,17 +2,21 @@
 
 pub(crate) mod client;
 mod image;
+mod natural;
 mod node;
 mod service;
 mod swarm;
 mod system;
 mod table;
+mod task;
 mod template;
 mod terminal;
 pub(crate) mod time;
+pub(crate) mod tls;
 
 use clap::{Args, Subcommand};
 use client::{CliError, Client};
+use tls::{TlsEnvironment, TlsFlags};
 
 /// Commands that the daemon carries out.
 #[derive(Debug, Subcommand)]
@@ -54,8 +58,13 @@ pub(crate) struct ListFlags {
 }
 
 /// Runs a command against the daemon at `host`.
-pub(crate) async fn run(command: Command, host: &str) -> Result<(), CliError> {
-    let client = Client::new(host)?;
+pub(crate) async fn run(command: Command, host: &str, tls: &TlsFlags) -> Result<(), CliError> {
+    // The files of TLS are of no interest to a command over a socket of this host.
+    let tls = match host.starts_with("tcp://") {
+        true => tls.config(&TlsEnvironment::read()).map_err(|error| CliError::Usage(error.to_string()))?,
+        false => None,
+    };
+    let client = Client::with_tls(host, tls)?;
     match command {
         Command::Swarm(command) => swarm::run(command, &client).await,
         Command::Node(command) => node::run(command, &client).await,
@@ -89,6 +98,29 @@ where
             failures.push(error.to_string());
         }
     }
+    several(failures)
+}
+
+/// Gets the thing of each name; what there is, and why the others are missing.
+pub(crate) async fn fetch_each<F>(
+    names: &[String],
+    mut each: impl FnMut(String) -> F,
+) -> (Vec<serde_json::Value>, Vec<String>)
+where
+    F: Future<Output = Result<serde_json::Value, CliError>>,
+{
+    let (mut found, mut failures) = (Vec::new(), Vec::new());
+    for name in names {
+        match each(name.clone()).await {
+            Ok(value) => found.push(value),
+            Err(error) => failures.push(error.to_string()),
+        }
+    }
+    (found, failures)
+}
+
+/// The error of several things that failed, if any did: one line each.
+pub(crate) fn several(failures: Vec<String>) -> Result<(), CliError> {
     if failures.is_empty() { Ok(()) } else { Err(CliError::Several(failures.join("\n"))) }
 }
 

@@ -1,5 +1,6 @@
 //! `skep node`.
 
+mod list;
 mod pretty;
 
 use std::collections::BTreeMap;
@@ -7,9 +8,8 @@ use std::collections::BTreeMap;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::client::{CliError, Client, escape, filters};
-use super::table::{Column, Table};
-use super::{ListFlags, for_each, print, print_inspected, service, text};
+use super::client::{CliError, Client, escape};
+use super::{ListFlags, fetch_each, for_each, print, print_inspected, several, task, text};
 
 /// Manage nodes of the swarm.
 #[derive(Debug, Subcommand)]
@@ -20,7 +20,7 @@ pub(crate) enum Command {
     /// Show everything about nodes
     Inspect(Inspect),
     /// List the tasks of nodes (of this one by default)
-    Ps(service::Ps),
+    Ps(task::Ps),
     /// Change labels, availability or role of a node
     Update(Update),
     /// Make nodes managers
@@ -84,35 +84,19 @@ pub(crate) struct Remove {
     nodes: Vec<String>,
 }
 
-const COLUMNS: &[Column] = &[
-    ("ID", "ID"),
-    ("Hostname", "HOSTNAME"),
-    ("Status", "STATUS"),
-    ("Availability", "AVAILABILITY"),
-    ("ManagerStatus", "MANAGER STATUS"),
-    ("EngineVersion", "ENGINE VERSION"),
-    ("Path", "PATH"),
-    ("TLSStatus", "TLS STATUS"),
-    ("Self", "SELF"),
-];
-
-/// Columns of [`COLUMNS`] that people see; templates know all.
-const SHOWN: usize = 7;
-
 /// Runs `skep node …`.
 pub(crate) async fn run(command: Command, client: &Client) -> Result<(), CliError> {
     match command {
-        Command::Ls(flags) => list(flags, client).await,
+        Command::Ls(flags) => list::run(flags, client).await,
         Command::Inspect(flags) => {
-            let mut nodes = Vec::new();
-            for node in &flags.nodes {
-                nodes.push(client.get(&format!("/nodes/{}", resolve(node, client).await?)).await?);
-            }
+            let (nodes, failures) = find_each(&flags.nodes, client).await;
             if flags.pretty {
                 let shown: Vec<String> = nodes.iter().map(pretty::node).collect();
-                return print(&shown.join("\n"));
+                print(&shown.join("\n"))?;
+            } else {
+                print_inspected(&nodes, flags.format.as_deref())?;
             }
-            print_inspected(&nodes, flags.format.as_deref())
+            several(failures)
         }
         Command::Promote(flags) => {
             for_each(&flags.nodes, async |node: String| set_role(&node, "manager", client).await).await
@@ -121,14 +105,11 @@ pub(crate) async fn run(command: Command, client: &Client) -> Result<(), CliErro
             for_each(&flags.nodes, async |node: String| set_role(&node, "worker", client).await).await
         }
         Command::Ps(mut flags) => {
-            let names =
-                if flags.targets.is_empty() { vec!["self".to_owned()] } else { flags.targets.clone() };
-            flags.targets.clear();
-            for name in names {
-                let node: Value = client.get(&format!("/nodes/{}", resolve(&name, client).await?)).await?;
-                flags.targets.push(text(&node, "/ID"));
+            if flags.targets.is_empty() {
+                flags.targets.push("self".to_owned());
             }
-            service::list_tasks(&flags, "node", client).await
+            let (nodes, failures) = find_each(&flags.targets, client).await;
+            task::list(&flags, "node", &nodes, failures, client).await
         }
         Command::Update(flags) => update(flags, client).await,
         Command::Rm(flags) => {
@@ -141,50 +122,21 @@ pub(crate) async fn run(command: Command, client: &Client) -> Result<(), CliErro
     }
 }
 
+/// The nodes of these names, and why others were not found.
+async fn find_each(names: &[String], client: &Client) -> (Vec<Value>, Vec<String>) {
+    fetch_each(names, async |name: String| {
+        client.get(&format!("/nodes/{}", resolve(&name, client).await?)).await
+    })
+    .await
+}
+
 /// `self` stands for the node that answers.
-async fn resolve(node: &str, client: &Client) -> Result<String, CliError> {
+pub(super) async fn resolve(node: &str, client: &Client) -> Result<String, CliError> {
     if node != "self" {
         return Ok(escape(node));
     }
     let info: Value = client.get("/info").await?;
     Ok(text(&info, "/Swarm/NodeID"))
-}
-
-async fn list(flags: ListFlags, client: &Client) -> Result<(), CliError> {
-    let mut nodes: Vec<Value> = client.get(&format!("/nodes?{}", filters(&flags.filter))).await?;
-    let info: Value = client.get("/info").await?;
-    let own = text(&info, "/Swarm/NodeID");
-    nodes.sort_by_key(|node| text(node, "/Description/Hostname"));
-    // A daemon of an earlier version does not know it.
-    let paths: Value = client.get("/skep/paths").await.unwrap_or_default();
-    let swarm: Value = client.get("/swarm").await?;
-    let mut table = Table::with_hidden(COLUMNS, SHOWN);
-    for node in &nodes {
-        let id = text(node, "/ID");
-        let issued = |part: &str| {
-            text(node, &format!("/Description/TLSInfo/{part}")) == text(&swarm, &format!("/TLSInfo/{part}"))
-        };
-        let current = ["CertIssuerSubject", "CertIssuerPublicKey", "TrustRoot"].into_iter().all(issued);
-        let manager = match node.get("ManagerStatus") {
-            Some(status) if status["Leader"].as_bool() == Some(true) => "Leader".to_owned(),
-            Some(status) => capitalised(&text(status, "/Reachability")),
-            None => String::new(),
-        };
-        let path = if id == own { "-".to_owned() } else { shown_path(&paths[&id], &nodes) };
-        let own = (id == own).to_string();
-        table.row(vec![
-            if own == "true" { format!("{id} *") } else { id },
-            text(node, "/Description/Hostname"),
-            capitalised(&text(node, "/Status/State")),
-            capitalised(&text(node, "/Spec/Availability")),
-            manager,
-            text(node, "/Description/Engine/EngineVersion"),
-            path,
-            if current { "Ready" } else { "Needs Rotation" }.to_owned(),
-            own,
-        ]);
-    }
-    print(&table.render(flags.format.as_deref(), flags.quiet)?)
 }
 
 async fn update(flags: Update, client: &Client) -> Result<(), CliError> {
@@ -196,32 +148,25 @@ async fn update(flags: Update, client: &Client) -> Result<(), CliError> {
     if let Some(role) = flags.role {
         spec["Role"] = json!(role);
     }
-    let mut labels: BTreeMap<String, String> =
-        serde_json::from_value(spec["Labels"].clone()).unwrap_or_default();
-    for label in &flags.label_rm {
-        labels.remove(label);
-    }
-    for label in &flags.label_add {
-        let (key, value) = label.split_once('=').unwrap_or((label, ""));
-        labels.insert(key.to_owned(), value.to_owned());
-    }
-    spec["Labels"] = json!(labels);
+    spec["Labels"] = json!(labels(&spec["Labels"], &flags.label_add, &flags.label_rm)?);
     let path = format!("/nodes/{}/update?version={}", text(&node, "/ID"), text(&node, "/Version/Index"));
     client.post(&path, &spec).await?;
     print(&format!("{}\n", flags.node))
 }
 
-/// How a node is reached: itself, or through another one.
-fn shown_path(path: &Value, nodes: &[Value]) -> String {
-    let host = |id: &str| {
-        let node = nodes.iter().find(|node| text(node, "/ID") == id);
-        node.map_or_else(|| id.to_owned(), |node| text(node, "/Description/Hostname"))
-    };
-    match text(path, "/Path").as_str() {
-        "relayed" => format!("relayed via {}", host(&text(path, "/Via"))),
-        "direct" => "direct".to_owned(),
-        _ => "-".to_owned(),
+/// A node's labels after a change: first what is added, then what goes, as docker/cli does.
+fn labels(old: &Value, add: &[String], remove: &[String]) -> Result<BTreeMap<String, String>, CliError> {
+    let mut labels: BTreeMap<String, String> = serde_json::from_value(old.clone()).unwrap_or_default();
+    for label in add {
+        let (key, value) = label.split_once('=').unwrap_or((label, ""));
+        labels.insert(key.to_owned(), value.to_owned());
     }
+    for key in remove {
+        if labels.remove(key).is_none() {
+            return Err(CliError::Usage(format!("key {key} doesn't exist in node's labels")));
+        }
+    }
+    Ok(labels)
 }
 
 /// Gives a node a role, in the words of docker/cli `cli/command/node/{promote,demote}.go`.
@@ -244,4 +189,26 @@ async fn set_role(name: &str, role: &str, client: &Client) -> Result<(), CliErro
 pub(super) fn capitalised(word: &str) -> String {
     let mut letters = word.chars();
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_added_before_they_are_removed() {
+        let list = |labels: &[&str]| labels.iter().map(|label| (*label).to_owned()).collect::<Vec<_>>();
+        let old = json!({ "a": "1", "b": "2" });
+        let change = |add: &[&str], remove: &[&str]| labels(&old, &list(add), &list(remove));
+        assert_eq!(
+            json!(change(&["c=x=y", "a=3", "d"], &["b"]).unwrap()),
+            json!({ "a": "3", "c": "x=y", "d": "" })
+        );
+        assert_eq!(json!(change(&["c=1"], &["c"]).unwrap()), old, "what was added can be removed at once");
+        assert_eq!(
+            change(&[], &["zone"]).unwrap_err().to_string(),
+            "key zone doesn't exist in node's labels"
+        );
+        assert_eq!(json!(labels(&Value::Null, &list(&["a=1"]), &[]).unwrap()), json!({ "a": "1" }));
+    }
 }

@@ -3,6 +3,7 @@
 mod address;
 mod ca;
 mod recover;
+mod rotation;
 mod settings;
 
 use clap::{Args, Subcommand};
@@ -46,10 +47,10 @@ pub(crate) struct Init {
     /// Have managers wait for an unlock key after a restart
     #[arg(long)]
     autolock: bool,
-    /// Docker's address for data between nodes: kept and shown; skep has one port for everything
+    /// No effect, taken for Docker's sake: checked, but one port of the advertised address carries everything
     #[arg(long, default_value = "")]
     data_path_addr: String,
-    /// Docker's port for data between nodes (1024 to 49151): kept and shown
+    /// No effect, taken for Docker's sake (1024 to 49151): `info` shows it, but one port carries everything
     #[arg(long, default_value_t = 0)]
     data_path_port: u32,
     /// An outside CA that signs the nodes' certificates: protocol=cfssl,url=https://…[,cacert=FILE]
@@ -96,7 +97,7 @@ pub(crate) struct Join {
     /// Address told to other nodes: <ip|interface>[:port]
     #[arg(long, default_value = "")]
     advertise_addr: String,
-    /// Docker's address for data between nodes: checked; skep has one port for everything
+    /// No effect, taken for Docker's sake: checked, but one port of the advertised address carries everything
     #[arg(long, default_value = "")]
     data_path_addr: String,
     /// Address to listen on: <ip|interface>[:port]

@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::client::{CliError, Client};
-use super::time::ago;
+use super::time::{ago, memory_size};
 use super::{print, template, text};
 use skep_state::Timestamp;
 
@@ -74,13 +74,18 @@ pub(crate) async fn info(flags: Info, client: &Client) -> Result<(), CliError> {
         ("Operating System", "/OperatingSystem"),
         ("Architecture", "/Architecture"),
         ("CPUs", "/NCPU"),
-        ("Total Memory", "/MemTotal"),
         ("Root Dir", "/DockerRootDir"),
     ] {
         line(0, name, pointer);
     }
+    lines.push(format!("Total Memory: {}\n", memory_size(info["MemTotal"].as_i64().unwrap_or(0))));
     lines.push(swarm_block(&info["Swarm"]));
-    print(&lines.concat())
+    print(&lines.concat())?;
+    // Apart from the rest, so that they are seen where the rest is piped away.
+    for warning in info["Warnings"].as_array().into_iter().flatten() {
+        eprintln!("{}", warning.as_str().unwrap_or_default());
+    }
+    Ok(())
 }
 
 /// The swarm as `docker info` shows it (docker/cli `cli/command/system/info.go`, `printSwarmInfo`).
@@ -100,7 +105,8 @@ fn swarm_block(swarm: &Value) -> String {
     }
     let manager = swarm["ControlAvailable"].as_bool() == Some(true);
     line(1, "Is Manager", manager.to_string());
-    if manager && state != "error" {
+    let known = swarm["Cluster"].is_object() && text(swarm, "/Error").is_empty();
+    if manager && known && state != "error" {
         let at = |pointer: &str| text(swarm, &format!("/Cluster{pointer}"));
         let spec = |pointer: &str| text(swarm, &format!("/Cluster/Spec{pointer}"));
         let span = |nanos: String| span(nanos.parse().unwrap_or(0));
@@ -111,7 +117,9 @@ fn swarm_block(swarm: &Value) -> String {
         let pools: Vec<&str> = pools.iter().filter_map(Value::as_str).collect();
         line(1, "Default Address Pool", pools.join("  "));
         line(1, "SubnetSize", at("/SubnetSize"));
-        line(1, "Data Path Port", at("/DataPathPort"));
+        if !matches!(at("/DataPathPort").as_str(), "" | "0") {
+            line(1, "Data Path Port", at("/DataPathPort"));
+        }
         line(1, "Orchestration", String::new());
         line(2, "Task History Retention Limit", spec("/Orchestration/TaskHistoryRetentionLimit"));
         line(1, "Raft", String::new());
@@ -159,4 +167,92 @@ fn swarm_block(swarm: &Value) -> String {
 fn span(nanos: i64) -> String {
     let words = ago(Timestamp::from_nanos(0), Timestamp::from_nanos(nanos)).to_lowercase();
     words.trim_end_matches(" ago").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manager_shows_the_swarm_as_docker_does() {
+        let swarm = json!({
+            "NodeID": "n1", "NodeAddr": "10.0.0.1", "LocalNodeState": "active", "ControlAvailable": true,
+            "Error": "", "Managers": 1, "Nodes": 2,
+            "RemoteManagers": [
+                { "NodeID": "n2", "Addr": "10.0.0.2:2377" }, { "NodeID": "n1", "Addr": "10.0.0.1:2377" },
+            ],
+            "Cluster": {
+                "ID": "c1", "DefaultAddrPool": ["10.0.0.0/8"], "SubnetSize": 24, "DataPathPort": 4789,
+                "RootRotationInProgress": false,
+                "Spec": {
+                    "Orchestration": { "TaskHistoryRetentionLimit": 5 },
+                    "Raft": { "SnapshotInterval": 10_000, "KeepOldSnapshots": 0, "HeartbeatTick": 1, "ElectionTick": 10 },
+                    "Dispatcher": { "HeartbeatPeriod": 5_000_000_000_i64 },
+                    "CAConfig": { "NodeCertExpiry": 7_776_000_000_000_000_i64,
+                        "ExternalCAs": [{ "Protocol": "cfssl", "URL": "https://ca" }] },
+                    "EncryptionConfig": { "AutoLockManagers": false },
+                },
+            },
+        });
+        let expected = "Swarm: active
+ NodeID: n1
+ Is Manager: true
+ ClusterID: c1
+ Managers: 1
+ Nodes: 2
+ Default Address Pool: 10.0.0.0/8
+ SubnetSize: 24
+ Data Path Port: 4789
+ Orchestration:
+  Task History Retention Limit: 5
+ Raft:
+  Snapshot Interval: 10000
+  Number of Old Snapshots to Retain: 0
+  Heartbeat Tick: 1
+  Election Tick: 10
+ Dispatcher:
+  Heartbeat Period: 5 seconds
+ CA Configuration:
+  Expiry Duration: 3 months
+  Force Rotate: 0
+  External CAs:
+   cfssl: https://ca
+ Autolock Managers: false
+ Root Rotation In Progress: false
+ Node Address: 10.0.0.1
+ Manager Addresses:
+  10.0.0.1:2377
+  10.0.0.2:2377
+";
+        assert_eq!(swarm_block(&swarm), expected);
+    }
+
+    #[test]
+    fn others_show_what_they_know() {
+        let block = |state: &str, error: &str, manager: bool| {
+            swarm_block(&json!({
+                "NodeID": "n1", "NodeAddr": "10.0.0.1", "LocalNodeState": state, "ControlAvailable": manager,
+                "Error": error, "RemoteManagers": [{ "NodeID": "n2", "Addr": "10.0.0.2:2377" }],
+            }))
+        };
+        let rest = " Node Address: 10.0.0.1\n Manager Addresses:\n  10.0.0.2:2377\n";
+        assert_eq!(
+            block("active", "", false),
+            format!("Swarm: active\n NodeID: n1\n Is Manager: false\n{rest}")
+        );
+        assert_eq!(
+            block("active", "", true),
+            format!("Swarm: active\n NodeID: n1\n Is Manager: true\n{rest}")
+        );
+        assert_eq!(
+            block("pending", "", false),
+            format!("Swarm: pending\n NodeID: n1\n Is Manager: false\n{rest}")
+        );
+        assert_eq!(
+            block("error", "no address", true),
+            format!("Swarm: error\n NodeID: n1\n Error: no address\n Is Manager: true\n{rest}")
+        );
+        assert_eq!(block("locked", "encrypted", false), "Swarm: locked\n");
+        assert_eq!(block("inactive", "", false), "Swarm: inactive\n");
+    }
 }

@@ -12,83 +12,82 @@ pub(crate) type Column = (&'static str, &'static str);
 #[derive(Debug)]
 pub(crate) struct Table {
     columns: &'static [Column],
-    /// How many of the columns people see.
-    shown: usize,
-    rows: Vec<Vec<String>>,
+    /// How people see it where not all columns as they are: a template.
+    shown: Option<&'static str>,
+    rows: Vec<Vec<Value>>,
 }
 
 impl Table {
     /// A list without rows.
     pub(crate) fn new(columns: &'static [Column]) -> Self {
-        Self::with_hidden(columns, columns.len())
+        Self { columns, shown: None, rows: Vec::new() }
     }
 
-    /// A list of which people see the first `shown` columns; templates and `json` know all.
-    pub(crate) fn with_hidden(columns: &'static [Column], shown: usize) -> Self {
-        Self { columns, shown, rows: Vec::new() }
+    /// A list that people see through a template; other templates and `json` know all columns.
+    pub(crate) fn shown_as(columns: &'static [Column], template: &'static str) -> Self {
+        Self { columns, shown: Some(template), rows: Vec::new() }
     }
 
     /// Adds a row: one cell a column.
     pub(crate) fn row(&mut self, cells: Vec<String>) {
+        self.values(cells.into_iter().map(Value::String).collect());
+    }
+
+    /// Adds a row of which not every cell is a text.
+    pub(crate) fn values(&mut self, cells: Vec<Value>) {
         self.rows.push(cells);
     }
 
-    /// The list as the user asked for it: `quiet` prints the first column alone.
+    /// The list as the user asked for it: `quiet` prints the first column alone, unless there is a template.
     pub(crate) fn render(&self, format: Option<&str>, quiet: bool) -> Result<String, CliError> {
-        let mut text = String::new();
-        if quiet {
-            for cells in &self.rows {
-                text.push_str(cells.first().map_or("", String::as_str).trim_end_matches(" *"));
-                text.push('\n');
-            }
-            return Ok(text);
-        }
         match format {
-            None | Some("table" | "") => return Ok(self.aligned()),
+            None | Some("table" | "") if quiet => {
+                let first =
+                    |cells: &Vec<Value>| cells.first().and_then(Value::as_str).map(|id| format!("{id}\n"));
+                Ok(self.rows.iter().filter_map(first).collect())
+            }
+            None | Some("table" | "") => match self.shown {
+                Some(template) => self.filled(template, true),
+                None => Ok(self.aligned()),
+            },
             Some("json") => {
-                for cells in &self.rows {
-                    text.push_str(&Value::Object(self.object(cells)).to_string());
-                    text.push('\n');
-                }
+                let line = |cells: &Vec<Value>| format!("{}\n", Value::Object(self.object(cells)));
+                Ok(self.rows.iter().map(line).collect())
             }
-            Some(template) => {
-                let (headed, template) = match template.strip_prefix("table ") {
-                    Some(template) => (true, template),
-                    None => (false, template),
-                };
-                let filler = Filler::new(template)?;
-                let mut lines = Vec::new();
-                if headed {
-                    let headings =
-                        self.columns.iter().map(|(_, heading)| (*heading).to_owned()).collect::<Vec<_>>();
-                    lines.push(filler.fill(&Value::Object(self.object(&headings)))?);
-                }
-                for cells in &self.rows {
-                    lines.push(filler.fill(&Value::Object(self.object(cells)))?);
-                }
-                text = if headed {
-                    tabbed(&lines)
-                } else {
-                    lines.iter().map(|line| format!("{line}\n")).collect()
-                };
-            }
+            Some(template) => match template.strip_prefix("table ") {
+                Some(template) => self.filled(template, true),
+                None => self.filled(template, false),
+            },
         }
-        Ok(text)
     }
 
-    fn object(&self, cells: &[String]) -> Map<String, Value> {
+    fn filled(&self, template: &str, headed: bool) -> Result<String, CliError> {
+        let filler = Filler::new(template)?;
+        let mut lines = Vec::new();
+        if headed {
+            let headings: Vec<Value> = self.columns.iter().map(|(_, heading)| (*heading).into()).collect();
+            lines.push(filler.fill(&Value::Object(self.object(&headings)))?);
+        }
+        for cells in &self.rows {
+            lines.push(filler.fill(&Value::Object(self.object(cells)))?);
+        }
+        Ok(if headed { tabbed(&lines) } else { lines.iter().map(|line| format!("{line}\n")).collect() })
+    }
+
+    fn object(&self, cells: &[Value]) -> Map<String, Value> {
         let names = self.columns.iter().map(|(name, _)| (*name).to_owned());
-        names.zip(cells.iter().cloned().map(Value::String)).collect()
+        names.zip(cells.iter().cloned()).collect()
     }
 
     fn aligned(&self) -> String {
         let mut table = comfy_table::Table::new();
         table.load_preset(comfy_table::presets::NOTHING);
-        table.set_header(self.columns.iter().take(self.shown).map(|(_, heading)| *heading));
+        table.set_header(self.columns.iter().map(|(_, heading)| *heading));
         for cells in &self.rows {
-            table.add_row(cells.iter().take(self.shown));
+            let plain = |cell: &Value| cell.as_str().map_or_else(|| cell.to_string(), str::to_owned);
+            table.add_row(cells.iter().map(plain));
         }
-        let last = self.shown.saturating_sub(1);
+        let last = self.columns.len().saturating_sub(1);
         for (index, column) in table.column_iter_mut().enumerate() {
             column.set_padding((0, if index == last { 0 } else { 3 }));
         }
@@ -147,6 +146,26 @@ mod tests {
             table.render(Some("table {{.Name}}\\t{{.ID}}"), false).unwrap(),
             "NAME        ID\nweb         abc\nlong-name   d\n"
         );
+        assert_eq!(
+            table.render(Some("{{.Name}}"), true).unwrap(),
+            "web\nlong-name\n",
+            "a template comes first"
+        );
         assert!(table.render(Some("{{nosuch .}}"), false).is_err());
+    }
+
+    #[test]
+    fn a_table_may_be_shown_through_a_template_and_hold_more_than_texts() {
+        const COLUMNS: &[Column] = &[("ID", "ID"), ("Up", "")];
+        let mut table = Table::shown_as(COLUMNS, "{{.ID}} {{if .Up}}*{{end}}\t{{.ID}}");
+        table.values(vec!["a".into(), true.into()]);
+        table.values(vec!["b".into(), false.into()]);
+        assert_eq!(table.render(None, false).unwrap(), "ID    ID\na *   a\nb     b\n");
+        assert_eq!(table.render(Some("{{if .Up}}up{{else}}down{{end}}"), false).unwrap(), "up\ndown\n");
+        assert_eq!(
+            table.render(Some("json"), false).unwrap(),
+            "{\"ID\":\"a\",\"Up\":true}\n{\"ID\":\"b\",\"Up\":false}\n"
+        );
+        assert_eq!(table.render(None, true).unwrap(), "a\nb\n");
     }
 }

@@ -100,6 +100,37 @@ pub(crate) fn human_size(bytes: i64) -> String {
     format!("{number:.2}TB")
 }
 
+/// Memory for people: four digits and a power of 1024, as Docker's `BytesSize` (Go's `%.4g`).
+pub(crate) fn memory_size(bytes: i64) -> String {
+    let mut number = bytes as f64;
+    let mut units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"].into_iter();
+    let mut unit = units.next().unwrap_or_default();
+    while number >= 1024.0 {
+        let Some(next) = units.next() else { break };
+        (number, unit) = (number / 1024.0, next);
+    }
+    let decimals = match number {
+        1000.0.. => 0,
+        100.0.. => 1,
+        10.0.. => 2,
+        _ => 3,
+    };
+    let mut text = format!("{number:.decimals$}");
+    if text.contains('.') {
+        text.truncate(text.trim_end_matches('0').trim_end_matches('.').len());
+    }
+    text + unit
+}
+
+/// A moment of the API (RFC 3339, UTC) as Go prints a time, which is what Docker shows to people.
+pub(crate) fn go_time(moment: &str) -> String {
+    let Some((date, time)) = moment.strip_suffix('Z').and_then(|moment| moment.split_once('T')) else {
+        return moment.to_owned();
+    };
+    let time = if time.contains('.') { time.trim_end_matches('0').trim_end_matches('.') } else { time };
+    format!("{date} {time} +0000 UTC")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,6 +152,23 @@ mod tests {
         assert_eq!(human_size(7_340_032), "7.34MB");
         assert_eq!(parse_cpus("0.5"), Ok(500_000_000));
         assert!(parse_cpus("-1").is_err());
+    }
+
+    #[test]
+    fn memory_and_moments_are_gos() {
+        for (bytes, shown) in [
+            (0, "0B"),
+            (1023, "1023B"),
+            (20 << 20, "20MiB"),
+            (1_073_741_824, "1GiB"),
+            (2_095_886_336, "1.952GiB"),
+            (33_565_388_800, "31.26GiB"),
+        ] {
+            assert_eq!(memory_size(bytes), shown);
+        }
+        assert_eq!(go_time("2026-01-02T03:04:05.120Z"), "2026-01-02 03:04:05.12 +0000 UTC");
+        assert_eq!(go_time("2026-01-02T03:04:00Z"), "2026-01-02 03:04:00 +0000 UTC");
+        assert_eq!(go_time("never"), "never");
     }
 
     #[test]

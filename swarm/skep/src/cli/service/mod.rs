@@ -5,16 +5,13 @@ mod progress;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use skep_state::Timestamp;
 use skep_state::spec::ServiceSpec;
 
 use self::flags::{CreateFlags, UpdateFlags};
 use self::progress::Expect;
-use super::client::{CliError, Client, escape, filters, parse_filter};
-use super::node::capitalised;
+use super::client::{CliError, Client, escape, filters};
 use super::table::{Column, Table};
-use super::time::ago;
-use super::{ListFlags, for_each, print, print_inspected, text};
+use super::{ListFlags, fetch_each, for_each, natural, print, print_inspected, several, task, text};
 
 /// Manage services.
 #[derive(Debug, Subcommand)]
@@ -25,7 +22,7 @@ pub(crate) enum Command {
     #[command(visible_alias = "list")]
     Ls(ListFlags),
     /// List the tasks of services
-    Ps(Ps),
+    Ps(task::Ps),
     /// Show everything about services
     Inspect(Inspect),
     /// Change the number of tasks of services
@@ -37,28 +34,6 @@ pub(crate) enum Command {
     /// Remove services
     #[command(visible_alias = "remove")]
     Rm(Remove),
-}
-
-/// Flags of `ps`, of services and of nodes.
-#[derive(Debug, Args)]
-pub(crate) struct Ps {
-    /// Show only what matches, as `desired-state=running`
-    #[arg(short, long, value_parser = parse_filter, value_name = "NAME=VALUE")]
-    filter: Vec<(String, String)>,
-    /// `table`, `json` or a template
-    #[arg(long)]
-    format: Option<String>,
-    /// Show IDs only
-    #[arg(short, long)]
-    quiet: bool,
-    /// Show whole IDs and errors
-    #[arg(long)]
-    no_trunc: bool,
-    /// Show IDs of nodes in place of names
-    #[arg(long)]
-    no_resolve: bool,
-    /// Services (or nodes)
-    pub(super) targets: Vec<String>,
 }
 
 /// Flags of `inspect`.
@@ -113,17 +88,6 @@ const LIST_COLUMNS: &[Column] = &[
     ("Ports", "PORTS"),
 ];
 
-const TASK_COLUMNS: &[Column] = &[
-    ("ID", "ID"),
-    ("Name", "NAME"),
-    ("Image", "IMAGE"),
-    ("Node", "NODE"),
-    ("DesiredState", "DESIRED STATE"),
-    ("CurrentState", "CURRENT STATE"),
-    ("Error", "ERROR"),
-    ("Ports", "PORTS"),
-];
-
 /// Runs `skep service …`.
 pub(crate) async fn run(command: Command, client: &Client) -> Result<(), CliError> {
     match command {
@@ -137,24 +101,22 @@ pub(crate) async fn run(command: Command, client: &Client) -> Result<(), CliErro
         }
         Command::Ls(flags) => list(flags, client).await,
         Command::Ps(flags) => {
-            let mut flags = flags;
             if flags.targets.is_empty() {
                 return Err(CliError::Usage("\"skep service ps\" requires at least 1 service".to_owned()));
             }
-            let names = std::mem::take(&mut flags.targets);
-            for name in names {
-                let service: Value = client.get(&format!("/services/{}", escape(&name))).await?;
-                flags.targets.push(text(&service, "/ID"));
-            }
-            list_tasks(&flags, "service", client).await
+            let (services, failures) = fetch_each(&flags.targets, async |name: String| {
+                client.get(&format!("/services/{}", escape(&name))).await
+            })
+            .await;
+            task::list(&flags, "service", &services, failures, client).await
         }
         Command::Inspect(flags) => {
-            let mut services = Vec::new();
-            for service in &flags.services {
-                services
-                    .push(client.get(&format!("/services/{}?insertDefaults=true", escape(service))).await?);
-            }
-            print_inspected(&services, flags.format.as_deref())
+            let (services, failures) = fetch_each(&flags.services, async |name: String| {
+                client.get(&format!("/services/{}?insertDefaults=true", escape(&name))).await
+            })
+            .await;
+            print_inspected(&services, flags.format.as_deref())?;
+            several(failures)
         }
         Command::Scale(flags) => scale(flags, client).await,
         Command::Update(flags) => {
@@ -262,7 +224,7 @@ async fn scale(flags: Scale, client: &Client) -> Result<(), CliError> {
 async fn list(flags: ListFlags, client: &Client) -> Result<(), CliError> {
     let query = filters(&flags.filter);
     let mut services: Vec<Value> = client.get(&format!("/services?status=true&{query}")).await?;
-    services.sort_by_key(|service| text(service, "/Spec/Name"));
+    services.sort_by(|one, other| natural::compare(&text(one, "/Spec/Name"), &text(other, "/Spec/Name")));
     let mut table = Table::new(LIST_COLUMNS);
     for service in &services {
         let mode = service["Spec"]["Mode"].as_object().and_then(|mode| mode.keys().next().cloned());
@@ -296,70 +258,6 @@ async fn list(flags: ListFlags, client: &Client) -> Result<(), CliError> {
         ]);
     }
     print(&table.render(flags.format.as_deref(), flags.quiet)?)
-}
-
-/// Lists the tasks of services or of nodes, by ID: newest first within a slot, earlier ones indented.
-pub(crate) async fn list_tasks(flags: &Ps, kind: &str, client: &Client) -> Result<(), CliError> {
-    let mut pairs = flags.filter.clone();
-    pairs.extend(flags.targets.iter().map(|id| (kind.to_owned(), id.clone())));
-    let mut tasks: Vec<Value> = client.get(&format!("/tasks?{}", filters(&pairs))).await?;
-    let services: Vec<Value> = client.get("/services").await?;
-    let nodes: Vec<Value> = client.get("/nodes").await?;
-    let name_of = |objects: &[Value], id: &str, pointer: &str| {
-        objects
-            .iter()
-            .find(|object| text(object, "/ID") == id)
-            .map(|object| text(object, pointer))
-            .filter(|name| !name.is_empty())
-            .unwrap_or_else(|| id.to_owned())
-    };
-    let full_name = |task: &Value| {
-        let service = name_of(&services, &text(task, "/ServiceID"), "/Spec/Name");
-        let slot = text(task, "/Slot");
-        if slot.is_empty() {
-            format!("{service}.{}", text(task, "/NodeID"))
-        } else {
-            format!("{service}.{slot}")
-        }
-    };
-    tasks.sort_by(|a, b| {
-        let slot = |task: &Value| task["Slot"].as_u64().unwrap_or(0);
-        let place = |task: &Value| (text(task, "/ServiceID"), slot(task), full_name(task));
-        place(a).cmp(&place(b)).then_with(|| text(b, "/CreatedAt").cmp(&text(a, "/CreatedAt")))
-    });
-    let now = now();
-    let mut table = Table::new(TASK_COLUMNS);
-    let mut previous = String::new();
-    for task in &tasks {
-        let name = full_name(task);
-        let shown = if name == previous { format!(" \\_ {name}") } else { name.clone() };
-        previous = name;
-        let id = text(task, "/ID");
-        let error = text(task, "/Status/Err");
-        let since: Timestamp =
-            serde_json::from_value(task["Status"]["Timestamp"].clone()).unwrap_or_default();
-        let node = text(task, "/NodeID");
-        table.row(vec![
-            if flags.quiet || flags.no_trunc { id } else { id.chars().take(12).collect() },
-            shown,
-            text(task, "/Spec/ContainerSpec/Image"),
-            if flags.no_resolve { node } else { name_of(&nodes, &node, "/Description/Hostname") },
-            capitalised(&text(task, "/DesiredState")),
-            format!("{} {}", capitalised(&text(task, "/Status/State")), ago(since, now).to_lowercase()),
-            match error.chars().count() {
-                0 => String::new(),
-                31.. if !flags.no_trunc => format!("\"{}…\"", error.chars().take(29).collect::<String>()),
-                _ => format!("\"{error}\""),
-            },
-            String::new(),
-        ]);
-    }
-    print(&table.render(flags.format.as_deref(), flags.quiet)?)
-}
-
-fn now() -> Timestamp {
-    let now = ::time::OffsetDateTime::now_utc().unix_timestamp_nanos();
-    Timestamp::from_nanos(i64::try_from(now).unwrap_or(i64::MAX))
 }
 
 fn to_json(spec: &ServiceSpec) -> Result<Value, CliError> {

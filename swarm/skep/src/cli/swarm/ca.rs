@@ -1,40 +1,36 @@
-//! `swarm ca`: shows the root CA, or changes it and waits until every node has a certificate of the new one.
-
-use std::time::Duration;
+//! `swarm ca`: shows the root CA, or changes it and waits until every node has a certificate of the new one
+//! (docker/cli `cli/command/swarm/ca.go`).
 
 use clap::Args;
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 
 use super::super::client::{CliError, Client};
 use super::super::time::parse_duration;
 use super::super::{print, text};
-
-/// How often the nodes are looked at.
-const POLL: Duration = Duration::from_millis(200);
+use super::rotation;
 
 /// Flags of `ca`.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct Ca {
     /// Change to a new root CA: one that the swarm makes, or the one that is given
     #[arg(long)]
     rotate: bool,
     /// Certificate of the new root CA, a PEM file
-    #[arg(long, value_parser = read_file, value_name = "FILE", requires = "rotate")]
+    #[arg(long, value_parser = read_pem, value_name = "FILE")]
     ca_cert: Option<String>,
     /// Key of the new root CA, a PEM file; without one an outside CA must sign
-    #[arg(long, value_parser = read_file, value_name = "FILE", requires = "rotate")]
+    #[arg(long, value_parser = read_pem, value_name = "FILE")]
     ca_key: Option<String>,
     /// Life of the nodes' certificates
-    #[arg(long, value_parser = parse_duration, requires = "rotate")]
+    #[arg(long, value_parser = parse_duration)]
     cert_expiry: Option<u64>,
     /// Outside CAs that sign for the new root CA: protocol=cfssl,url=https://…
-    #[arg(long, value_parser = parse_external, requires = "rotate")]
+    #[arg(long, value_parser = parse_external)]
     external_ca: Vec<Value>,
     /// Do not wait until all nodes have new certificates
     #[arg(short, long)]
     detach: bool,
-    /// Show no progress
+    /// Show nothing while waiting, and not the new root CA either
     #[arg(short, long)]
     quiet: bool,
 }
@@ -42,76 +38,82 @@ pub(crate) struct Ca {
 /// Shows or changes the root CA.
 pub(super) async fn run(flags: Ca, client: &Client) -> Result<(), CliError> {
     let swarm: Value = client.get("/swarm").await?;
+    check(&flags)?;
     if !flags.rotate {
         return print_root(&swarm);
     }
-    if flags.ca_key.is_some() && flags.ca_cert.is_none() {
+    let (detach, quiet) = (flags.detach, flags.quiet);
+    let spec = rotated(&swarm["Spec"], flags);
+    client.post(&format!("/swarm/update?version={}", text(&swarm, "/Version/Index")), &spec).await?;
+    if detach {
+        return Ok(());
+    }
+    match rotation::follow(client, quiet).await? {
+        Some(swarm) if !quiet => print_root(&swarm),
+        _ => Ok(()),
+    }
+}
+
+/// What does not go together, in Docker's words.
+fn check(flags: &Ca) -> Result<(), CliError> {
+    if !flags.rotate {
+        let given = [
+            ("ca-cert", flags.ca_cert.is_some()),
+            ("ca-key", flags.ca_key.is_some()),
+            ("cert-expiry", flags.cert_expiry.is_some()),
+            ("external-ca", !flags.external_ca.is_empty()),
+        ];
+        return match given.iter().find(|(_, given)| *given) {
+            Some((name, _)) => {
+                Err(CliError::Usage(format!("`--{name}` flag requires the `--rotate` flag to update the CA")))
+            }
+            None => Ok(()),
+        };
+    }
+    let external = !flags.external_ca.is_empty();
+    if external && flags.ca_cert.is_none() {
         return Err(CliError::Usage(
-            "the --ca-key flag requires that a --ca-cert flag and/or --external-ca flag be provided as well"
+            "rotating to an external CA requires the `--ca-cert` flag to specify the external CA's cert - to add an external CA with the current root CA certificate, use the `update` command instead"
                 .to_owned(),
         ));
     }
-    let mut spec = swarm["Spec"].clone();
+    if flags.ca_cert.is_some() && !external && flags.ca_key.is_none() {
+        return Err(CliError::Usage(
+            "the --ca-cert flag requires that a --ca-key flag and/or --external-ca flag be provided as well"
+                .to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+/// The settings that order the rotation. External CAs of before stay: each is for one root CA only, and the one of the
+/// present root is needed to sign the new root across.
+fn rotated(spec: &Value, flags: Ca) -> Value {
+    let mut spec = spec.clone();
     let config = &mut spec["CAConfig"];
-    let counter = config["ForceRotate"].as_u64().unwrap_or(0) + 1;
-    config["ForceRotate"] = counter.into();
-    config["SigningCACert"] = flags.ca_cert.clone().unwrap_or_default().into();
-    config["SigningCAKey"] = flags.ca_key.unwrap_or_default().into();
+    if flags.ca_cert.is_none() && flags.ca_key.is_none() {
+        config["ForceRotate"] = (config["ForceRotate"].as_u64().unwrap_or(0) + 1).into();
+    }
+    let cert = flags.ca_cert.unwrap_or_default();
     if let Some(expiry) = flags.cert_expiry {
         config["NodeCertExpiry"] = expiry.into();
     }
     if !flags.external_ca.is_empty() {
-        let external = flags.external_ca.into_iter().map(|mut external| {
-            external["CACert"] = flags.ca_cert.clone().unwrap_or_default().into();
-            external
-        });
-        config["ExternalCAs"] = external.collect();
-    } else if flags.ca_cert.is_none() || !text(config, "/SigningCAKey").is_empty() {
-        // The swarm will have the key itself: an outside CA of before signs for it no more.
-        config["ExternalCAs"] = json!([]);
+        config["ExternalCAs"] = pinned(flags.external_ca, &cert);
     }
-    client.post(&format!("/swarm/update?version={}", text(&swarm, "/Version/Index")), &spec).await?;
-    if flags.detach {
-        return Ok(());
-    }
-    let swarm = follow(client, flags.quiet).await?;
-    print_root(&swarm)
+    config["SigningCACert"] = cert.into();
+    config["SigningCAKey"] = flags.ca_key.unwrap_or_default().into();
+    spec
 }
 
-/// Waits until the change is over, and shows how far it is.
-async fn follow(client: &Client, quiet: bool) -> Result<Value, CliError> {
-    let bars = if quiet {
-        MultiProgress::with_draw_target(indicatif::ProgressDrawTarget::hidden())
-    } else {
-        MultiProgress::new()
+/// External CAs as those of one root CA. One without a root would be taken for the signer of whatever root the swarm
+/// has, also after the next rotation.
+pub(super) fn pinned(external: Vec<Value>, cert: &str) -> Value {
+    let pin = |mut external: Value| {
+        external["CACert"] = cert.into();
+        external
     };
-    let bar = |name: &'static str| {
-        let style = ProgressStyle::with_template("  {prefix:26}[{bar:50}] {pos}/{len} nodes");
-        let style = style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ");
-        bars.add(ProgressBar::new(0)).with_style(style).with_prefix(name)
-    };
-    let (certificates, roots) = (bar("rotated TLS certificates:"), bar("rotated CA certificates:"));
-    loop {
-        let swarm: Value = client.get("/swarm").await?;
-        let nodes: Vec<Value> = client.get("/nodes").await?;
-        let same = |node: &Value, pointer: &str| {
-            text(node, &format!("/Description{pointer}")) == text(&swarm, pointer)
-        };
-        let issued = nodes.iter().filter(|node| {
-            same(node, "/TLSInfo/CertIssuerSubject") && same(node, "/TLSInfo/CertIssuerPublicKey")
-        });
-        let trusting = nodes.iter().filter(|node| same(node, "/TLSInfo/TrustRoot"));
-        for (bar, done) in [(&certificates, issued.count()), (&roots, trusting.count())] {
-            bar.set_length(nodes.len() as u64);
-            bar.set_position(done as u64);
-        }
-        if swarm["RootRotationInProgress"].as_bool() != Some(true) {
-            certificates.finish();
-            roots.finish();
-            return Ok(swarm);
-        }
-        tokio::time::sleep(POLL).await;
-    }
+    external.into_iter().map(pin).collect()
 }
 
 fn print_root(swarm: &Value) -> Result<(), CliError> {
@@ -122,8 +124,13 @@ fn print_root(swarm: &Value) -> Result<(), CliError> {
     print(&format!("{}\n", root.trim_end()))
 }
 
-fn read_file(path: &str) -> Result<String, String> {
-    std::fs::read_to_string(path).map_err(|error| format!("cannot read {path}: {error}"))
+fn read_pem(path: &str) -> Result<String, String> {
+    let contents = std::fs::read_to_string(path).map_err(|error| format!("cannot read {path}: {error}"))?;
+    if contents.contains("-----BEGIN ") {
+        Ok(contents)
+    } else {
+        Err(format!("{path}: file contents must be in PEM format"))
+    }
 }
 
 /// `protocol=cfssl,url=https://…[,cacert=FILE][,option=value]`, as docker/cli `opts/swarm.go` reads it.
@@ -138,7 +145,7 @@ pub(super) fn parse_external(text: &str) -> Result<Value, String> {
             "protocol" if value.eq_ignore_ascii_case("cfssl") => external["Protocol"] = "cfssl".into(),
             "protocol" => return Err(format!("unrecognized external CA protocol {value}")),
             "url" => external["URL"] = value.into(),
-            "cacert" => external["CACert"] = read_file(value)?.into(),
+            "cacert" => external["CACert"] = read_pem(value)?.into(),
             other => drop(options.insert(other.to_owned(), value.into())),
         }
     }
@@ -173,5 +180,58 @@ mod tests {
             let error = parse_external(wrong).unwrap_err();
             assert!(error.contains(words), "{wrong}: {error}");
         }
+    }
+
+    fn external() -> Vec<Value> {
+        vec![parse_external("protocol=cfssl,url=https://ca").unwrap()]
+    }
+
+    #[test]
+    fn flags_that_do_not_go_together_are_refused_in_dockers_words() {
+        let cert = || Some("CERT".to_owned());
+        let words = |flags: Ca| check(&flags).unwrap_err().to_string();
+        let rotate = || Ca { rotate: true, ..Ca::default() };
+        assert_eq!(
+            words(Ca { external_ca: external(), ..rotate() }),
+            "rotating to an external CA requires the `--ca-cert` flag to specify the external CA's cert - to add an external CA with the current root CA certificate, use the `update` command instead"
+        );
+        assert_eq!(
+            words(Ca { ca_cert: cert(), ..rotate() }),
+            "the --ca-cert flag requires that a --ca-key flag and/or --external-ca flag be provided as well"
+        );
+        assert_eq!(
+            words(Ca { cert_expiry: Some(1), ..Ca::default() }),
+            "`--cert-expiry` flag requires the `--rotate` flag to update the CA"
+        );
+        for right in [
+            Ca::default(),
+            rotate(),
+            Ca { ca_cert: cert(), ca_key: cert(), ..rotate() },
+            Ca { ca_cert: cert(), external_ca: external(), ..rotate() },
+            Ca { cert_expiry: Some(1), ..rotate() },
+        ] {
+            check(&right).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_rotation_is_ordered_by_a_counter_or_by_a_root() {
+        let old = json!({ "Name": "default", "CAConfig": {
+            "ForceRotate": 3, "ExternalCAs": [{ "URL": "https://old", "CACert": "OLD" }],
+        } });
+        let spec = rotated(&old, Ca { rotate: true, cert_expiry: Some(7), ..Ca::default() });
+        assert_eq!(
+            spec,
+            json!({ "Name": "default", "CAConfig": {
+                "ForceRotate": 4, "ExternalCAs": [{ "URL": "https://old", "CACert": "OLD" }],
+                "NodeCertExpiry": 7, "SigningCACert": "", "SigningCAKey": "",
+            } })
+        );
+        let flags =
+            Ca { rotate: true, ca_cert: Some("NEW".to_owned()), external_ca: external(), ..Ca::default() };
+        let config = &rotated(&old, flags)["CAConfig"];
+        assert_eq!((&config["ForceRotate"], &config["SigningCACert"]), (&json!(3), &json!("NEW")));
+        assert_eq!(config["ExternalCAs"][0]["CACert"], "NEW");
+        assert_eq!(config["ExternalCAs"].as_array().unwrap().len(), 1);
     }
 }

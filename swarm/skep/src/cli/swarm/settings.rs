@@ -22,7 +22,7 @@ pub(crate) struct Update {
     /// Time between heartbeats that is shown to Docker's clients
     #[arg(long, value_parser = parse_duration)]
     dispatcher_heartbeat: Option<u64>,
-    /// Outside CAs that sign the nodes' certificates: protocol=cfssl,url=https://…[,cacert=FILE]
+    /// Outside CAs that sign the nodes' certificates for the swarm's present root CA: protocol=cfssl,url=https://…
     #[arg(long, value_parser = ca::parse_external)]
     external_ca: Vec<Value>,
     /// Older Raft snapshots to keep
@@ -61,7 +61,8 @@ pub(super) async fn update(flags: Update, client: &Client) -> Result<(), CliErro
     };
     set("EncryptionConfig", "AutoLockManagers", flags.autolock.map(Value::from));
     set("CAConfig", "NodeCertExpiry", flags.cert_expiry.map(Value::from));
-    let external = (!flags.external_ca.is_empty()).then(|| Value::from(flags.external_ca));
+    let external = (!flags.external_ca.is_empty())
+        .then(|| ca::pinned(flags.external_ca, &text(&swarm, "/TLSInfo/TrustRoot")));
     set("CAConfig", "ExternalCAs", external);
     set("Dispatcher", "HeartbeatPeriod", flags.dispatcher_heartbeat.map(Value::from));
     set("Raft", "KeepOldSnapshots", flags.max_snapshots.map(Value::from));
