@@ -21,6 +21,8 @@ pub(crate) struct Draft<'a> {
     tasks: Vec<Entry<'a>>,
     by_service: BTreeMap<String, Vec<TaskRef>>,
     services: BTreeMap<String, Service>,
+    /// Changes of other objects, in order.
+    others: Vec<Change>,
     changed: usize,
     truncated: bool,
     wakeup: Option<Timestamp>,
@@ -50,6 +52,7 @@ impl<'a> Draft<'a> {
             tasks,
             by_service,
             services: BTreeMap::new(),
+            others: Vec::new(),
             changed: 0,
             truncated: false,
             wakeup: None,
@@ -57,8 +60,8 @@ impl<'a> Draft<'a> {
     }
 
     pub(crate) fn into_plan(self) -> Plan {
-        let mut changes: Vec<Change> =
-            self.services.into_values().map(|service| Change::PutService(Box::new(service))).collect();
+        let mut changes = self.others;
+        changes.extend(self.services.into_values().map(|service| Change::PutService(Box::new(service))));
         for entry in self.tasks {
             match (entry.removed, entry.task) {
                 // A task that was made and removed within the tick never was.
@@ -77,6 +80,11 @@ impl<'a> Draft<'a> {
         let room = self.changed + count <= MAX_CHANGES;
         self.truncated |= !room;
         room
+    }
+
+    /// Asks for another tick at once: something was left over.
+    pub(crate) fn more(&mut self) {
+        self.truncated = true;
     }
 
     /// Asks for a tick at `at`. Moments that have come already are no reason to tick again.
@@ -143,6 +151,16 @@ impl<'a> Draft<'a> {
             change(self.tasks[task.0].task.to_mut());
         }
         true
+    }
+
+    /// Changes what is neither a task nor a service, all or nothing; `false` when there is no room for it.
+    pub(crate) fn change(&mut self, changes: Vec<Change>) -> bool {
+        let room = self.room(changes.len());
+        if room {
+            self.changed += changes.len();
+            self.others.extend(changes);
+        }
+        room
     }
 
     /// Changes a service; `false` when there is no room for it.

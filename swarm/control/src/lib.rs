@@ -2,7 +2,7 @@
 //!
 //! - [`tick`]: what to change now, and when to look again. The leader calls it after each commit and at the wake-up
 //!   that the last call asked for, and commits its changes as one transaction.
-//! - [`task_status_update`], [`node_state_change`], [`next_node_index`]: what the dispatcher writes for the agents.
+//! - [`task_status_update`], [`node_state_change`], [`next_node_index`], [`awaited_since`]: what the dispatcher writes for the agents.
 //! - [`assignments_for`]: what an agent must know.
 //! - [`service_status`], [`is_task_dirty`]: what the API shows.
 //! - [`constraint`]: placement constraints, for the scheduler and for checking a request.
@@ -23,6 +23,7 @@ mod allocator;
 mod draft;
 mod global;
 mod job;
+mod newcomers;
 mod node;
 mod orchestrator;
 mod orphan;
@@ -38,6 +39,7 @@ mod tick;
 mod updater;
 
 pub use agent::{assignments_for, task_status_update};
+pub use newcomers::awaited_since;
 pub use node::{next_node_index, node_down, node_state_change};
 pub use service::{Mode, ServiceStatus, is_task_dirty, service_status};
 pub use tick::{MAX_CHANGES, Plan, RandomSource, TickInput, tick};

@@ -19,8 +19,8 @@
 //!   not listed, or given worker, but in Raft (a manager that left, a folder that came back): Remove
 //! ```
 //!
-//! So a node is a worker only once it is out of Raft, and in Raft only once it was given the manager's role. A leader that
-//! is demoted takes itself out last; the next leader commits its role.
+//! So a node is a worker only once it is out of Raft, and in Raft only once it was given the manager's role and has come
+//! (`Node::awaited`). A leader that is demoted takes itself out last; the next leader commits its role.
 
 use std::collections::BTreeSet;
 
@@ -63,7 +63,10 @@ pub fn next(state: &State, raft: &RaftView<'_>) -> Vec<RoleStep> {
             (NodeRole::Worker, NodeRole::Manager) if !is_member(id) => {
                 steps.push(RoleStep::Commit(made_worker(node)));
             }
-            (NodeRole::Manager, NodeRole::Manager) if !raft.voters.contains(id) && hears(raft, id) => {
+            // One that was admitted and has no session yet may never have one: its vote would have to be removed again.
+            (NodeRole::Manager, NodeRole::Manager)
+                if !raft.voters.contains(id) && !node.awaited && hears(raft, id) =>
+            {
                 steps.push(RoleStep::Add(id.to_owned()));
             }
             _ => {}

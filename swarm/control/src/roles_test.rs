@@ -70,6 +70,13 @@ fn a_new_manager_is_added_once_it_is_heard() {
 }
 
 #[test]
+fn a_new_manager_is_added_once_it_has_come() {
+    let coming = Node { awaited: true, ..manager("b") };
+    let connected = state([manager("a"), coming]);
+    assert!(steps(&connected, "a", &["a"], &[], &[]).is_empty(), "it may go again: its vote would stay");
+}
+
+#[test]
 fn a_demoted_manager_leaves_raft_before_its_role_changes() {
     let state = state([manager("a"), manager("c"), leaving("b")]);
     assert_eq!(steps(&state, "a", &["a", "b", "c"], &[], &[]), ["remove b"]);

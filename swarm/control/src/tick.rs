@@ -1,18 +1,20 @@
 //! The tick: all phases in order over one draft.
 //!
 //! ```text
-//! ports -> tasks of removed services -> each service: sweep, scale, restart, update, release
-//!       -> orphans -> reaper -> addresses -> nodes
+//! nodes that never came -> ports -> tasks of removed services
+//!       -> each service: sweep, scale, restart, update, release -> orphans -> reaper -> addresses -> nodes
 //! ```
 //!
 //! Every phase looks at levels, not at edges: it reads what is and what shall be, and writes the difference. So a
 //! tick on its own result gives nothing, and a new leader goes on where the old one stopped. A tick that reached its
 //! bound asks to be called again at once.
 
+use std::collections::BTreeMap;
+
 use skep_state::{Change, State, Timestamp};
 
 use crate::draft::Draft;
-use crate::{allocator, orchestrator, orphan, ports, reaper, scheduler};
+use crate::{allocator, newcomers, orchestrator, orphan, ports, reaper, scheduler};
 
 /// Objects that one tick changes at most, as Docker's store bounds its transactions (swarmkit
 /// `manager/state/store/memory.go`): keeps a Raft entry small enough not to delay heartbeats.
@@ -20,9 +22,12 @@ pub const MAX_CHANGES: usize = 200;
 
 /// What a tick needs beside the state.
 #[derive(Debug, Clone, Copy)]
-pub struct TickInput {
+pub struct TickInput<'a> {
     /// The leader's clock. Commit the plan with this as the transaction's `at`.
     pub now: Timestamp,
+    /// Since when this leader has waited for nodes that were admitted and have not come ([`awaited_since`](crate::awaited_since)), by the same
+    /// clock: not since the admission, for nobody can come while nobody leads, and another manager's clock may be wrong.
+    pub awaited_since: &'a BTreeMap<String, Timestamp>,
 }
 
 /// What a tick decided.
@@ -50,9 +55,10 @@ impl<F: FnMut() -> u128> RandomSource for F {
 ///
 /// Deterministic in its three inputs. When the commit is refused (somebody else changed an object first), throw the
 /// plan away and call again with the newer state.
-pub fn tick(state: &State, input: &TickInput, rng: &mut impl RandomSource) -> Plan {
+pub fn tick(state: &State, input: &TickInput<'_>, rng: &mut impl RandomSource) -> Plan {
     let mut random = || rng.next_u128();
     let mut draft = Draft::new(state, input.now, &mut random);
+    newcomers::run(&mut draft, input.awaited_since);
     ports::run(&mut draft);
     orchestrator::run(&mut draft);
     orphan::run(&mut draft);

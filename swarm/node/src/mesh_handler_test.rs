@@ -419,6 +419,42 @@ async fn a_join_with_a_wrong_token_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_join_said_again_is_the_same_node_until_it_has_come() {
+    let manager = Manager::start().await;
+    let raft = manager.slot.raft().unwrap();
+    let token = raft.read(|state| state.cluster.clone().unwrap().join_tokens.worker);
+    let key = NewKey::generate().unwrap();
+    let join = || {
+        let request = JoinRequest {
+            token: token.parse().unwrap(),
+            csr_pem: key.csr_pem().to_owned(),
+            extra: rpc::encode(&rpc::JoinExtra {
+                hello: Hello::default(),
+                availability: skep_state::spec::Availability::Active,
+            }),
+        };
+        let remotes = vec![manager.mesh.local_addr().unwrap()];
+        skep_mesh::join(JoinOptions { remotes, request, bind: None, timeout: PATIENCE })
+    };
+    let of = |reply: JoinReply| Identity::from_pem(key.key_pem(), &reply.chain_pem, &reply.ca_pem).unwrap();
+    // The first answer is lost.
+    let (first, again) = (of(join().await.unwrap()), of(join().await.unwrap()));
+    assert_eq!(first.node_id(), again.node_id());
+    assert_eq!(raft.read(|state| state.nodes.len()), 4, "one more than there were");
+
+    let node = manager.asker(again.clone()).await;
+    until("it is connected", || node.is_connected(SERVER)).await;
+    let hello = rpc::encode(&Hello::default());
+    let _session = node.open_stream(SERVER, Class::Control, rpc::SESSION, hello).await.unwrap();
+    until("it has come", || raft.read(|state| !state.nodes[first.node_id()].awaited)).await;
+    assert!(matches!(join().await, Err(JoinError::Refused { .. })));
+    assert_eq!(raft.read(|state| state.nodes.len()), 4);
+    drop(raft);
+    node.close().await;
+    manager.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn only_listed_nodes_of_this_swarm_re_enrol() {
     let manager = Manager::start().await;
     let (now, then) = (SystemTime::now(), SystemTime::now() - DAY * 30);

@@ -24,6 +24,7 @@ mod spec;
 pub use cluster::{
     Changes, check_cluster_spec, needs_unlock_key, pin_external_cas, redacted_spec, update_cluster,
 };
+pub(crate) use node::node_removal;
 pub use node::{demotion_pending, remove_node, update_node};
 pub use ports::{DYNAMIC_PORT_FIRST, DYNAMIC_PORT_LAST, allocate_ports};
 pub use refusal::{Refusal, RefusalKind};

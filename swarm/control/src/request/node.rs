@@ -1,7 +1,7 @@
 //! Requests about nodes (swarmkit `manager/controlapi/node.go`).
 
 use skep_state::spec::{NodeRole, NodeSpec};
-use skep_state::{Change, Kind, Node, NodeState, State, Timestamp, Transaction};
+use skep_state::{Change, Cluster, Kind, Node, NodeState, State, Timestamp, Transaction};
 
 use super::cluster::remember_removed;
 use super::{Refusal, find};
@@ -55,14 +55,21 @@ pub fn remove_node(
     if !force && node.status.state == NodeState::Ready {
         return Err(Refusal::precondition(format!("node {id} is not down and can't be removed")));
     }
-    // A removal alone has no version: the node put back as it is ties it to the node that was looked at here, so that one
-    // that became a manager meanwhile stays.
-    let mut changes = vec![Change::PutNode(Box::new(node.clone())), Change::Remove(Kind::Node, id.clone())];
-    if let Some(mut cluster) = state.cluster.clone() {
-        remember_removed(&mut cluster, id, node.certificate.not_after, at);
-        changes.push(Change::PutCluster(Box::new(cluster)));
-    }
+    let mut cluster = state.cluster.clone();
+    let mut changes = Vec::from(node_removal(cluster.as_mut(), node, at));
+    changes.extend(cluster.map(|cluster| Change::PutCluster(Box::new(cluster))));
     Ok(Transaction { at, changes })
+}
+
+/// The changes that remove a node; `cluster` remembers it and is to be put with them.
+pub(crate) fn node_removal(cluster: Option<&mut Cluster>, node: &Node, at: Timestamp) -> [Change; 2] {
+    let id = &node.meta.id;
+    if let Some(cluster) = cluster {
+        remember_removed(cluster, id, node.certificate.not_after, at);
+    }
+    // A removal alone has no version: the node put back as it is ties it to the node that was looked at here, so that one
+    // that became a manager, or came, meanwhile stays.
+    [Change::PutNode(Box::new(node.clone())), Change::Remove(Kind::Node, id.clone())]
 }
 
 /// Whether a node is a manager that was told to become a worker and is none yet: the leader sees to it, and whoever wants
@@ -101,8 +108,8 @@ fn check_demotion(state: &State, node: &Node, reachable: impl Fn(&str) -> bool) 
 
 #[cfg(test)]
 mod tests {
+    use skep_state::Raft;
     use skep_state::spec::Availability;
-    use skep_state::{Cluster, Raft};
 
     use super::super::RefusalKind;
     use super::*;

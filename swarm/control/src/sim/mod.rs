@@ -108,7 +108,8 @@ impl Sim {
     /// One turn of the leader's loop; whether it changed anything.
     pub(super) fn tick(&mut self) -> bool {
         self.elapse();
-        let input = TickInput { now: self.now };
+        let nobody = BTreeMap::new();
+        let input = TickInput { now: self.now, awaited_since: &nobody };
         let mut random = self.random;
         let plan = tick(&self.state, &input, &mut || {
             random += 1;
@@ -124,7 +125,8 @@ impl Sim {
         }
         self.commit_now(plan.changes);
         if !more {
-            let again = tick(&self.state, &TickInput { now: self.now }, &mut || 0);
+            let again =
+                tick(&self.state, &TickInput { now: self.now, awaited_since: &BTreeMap::new() }, &mut || 0);
             assert!(again.changes.is_empty(), "does not converge: {:#?}", brief(&again.changes));
         }
         true

@@ -13,10 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use skep_control::roles::{self, RaftView, RoleStep};
-use skep_control::{MAX_CHANGES, TickInput, tick};
+use skep_control::{MAX_CHANGES, TickInput, awaited_since, tick};
 use skep_mesh::Mesh;
 use skep_raft::{ProposeError, RaftNode, Subscription};
-use skep_state::{Change, Node, NodeState, State, TaskStatus, Timestamp, Transaction};
+use skep_state::{Change, Kind, Node, NodeState, State, TaskStatus, Timestamp, Transaction};
 use tokio::sync::mpsc;
 
 use super::Message;
@@ -67,6 +67,8 @@ struct Term {
     pending: BTreeMap<String, (String, TaskStatus)>,
     /// Managers that are being added to or removed from Raft right now.
     membership_change: Option<tokio::task::JoinHandle<()>>,
+    /// Nodes that were admitted and have not come, and since when this leader waits for them.
+    awaited_since: BTreeMap<String, Timestamp>,
     /// Managers that could not be added in this round; the others get their turn first.
     failed: BTreeSet<String>,
 }
@@ -106,6 +108,7 @@ impl Leader {
             arriving: BTreeSet::new(),
             pending: BTreeMap::new(),
             membership_change: None,
+            awaited_since: BTreeMap::new(),
             failed: BTreeSet::new(),
         };
         let mut health = tokio::time::interval(HEALTH_PERIOD);
@@ -127,7 +130,7 @@ impl Leader {
                 () = tokio::time::sleep_until(wakeup.into()) => {}
             }
             self.take(messages, &mut term).await;
-            wakeup = Instant::now() + self.decide().await;
+            wakeup = Instant::now() + self.decide(&mut term).await;
         }
     }
 
@@ -192,6 +195,7 @@ impl Leader {
         }
         node.status.state = NodeState::Ready;
         node.status.message.clear();
+        node.awaited = false;
         if let Some(address) = self.seen_address(node_id, hello) {
             node.status.addr = address;
         }
@@ -286,10 +290,18 @@ impl Leader {
     }
 
     /// Lets the control plane decide until it has nothing more to change; the time until its next deadline.
-    async fn decide(&self) -> Duration {
+    async fn decide(&self, term: &mut Term) -> Duration {
         let mut random = rand::random::<u128>;
         let now = clock::now();
-        let plan = self.raft.read(|state| tick(state, &TickInput { now }, &mut random));
+        let plan = self.raft.read(|state| {
+            term.awaited_since = awaited_since(state, &term.awaited_since, now);
+            tick(state, &TickInput { now, awaited_since: &term.awaited_since }, &mut random)
+        });
+        for change in &plan.changes {
+            if let Change::Remove(Kind::Node, node) = change {
+                tracing::warn!(%node, "a node was admitted and never came: it is removed, and must join again");
+            }
+        }
         if plan.changes.is_empty() {
             return plan.next_wakeup.map_or(MAX_SLEEP, |at| at.since(now).min(MAX_SLEEP));
         }

@@ -29,6 +29,9 @@ pub struct Node {
     pub index: u16,
     /// The certificate that it got last.
     pub certificate: Certificate,
+    /// Admitted, and never heard of: it may never have got the answer. Cleared by its first session.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub awaited: bool,
 }
 
 /// What the managers remember of a node's certificate.
