@@ -2,7 +2,8 @@
 //!
 //! - [`tick`]: what to change now, and when to look again. The leader calls it after each commit and at the wake-up
 //!   that the last call asked for, and commits its changes as one transaction.
-//! - [`task_status_update`], [`node_state_change`], [`next_node_index`], [`awaited_since`]: what the dispatcher writes for the agents.
+//! - [`task_status_update`], [`node_state_change`], [`next_node_index`], [`awaited_since`],
+//!   [`silence_allowed`]: what the dispatcher writes for the agents.
 //! - [`assignments_for`]: what an agent must know.
 //! - [`service_status`], [`is_task_dirty`]: what the API shows.
 //! - [`constraint`]: placement constraints, for the scheduler and for checking a request.
@@ -40,7 +41,7 @@ mod updater;
 
 pub use agent::{assignments_for, task_status_update};
 pub use newcomers::awaited_since;
-pub use node::{next_node_index, node_down, node_state_change};
+pub use node::{next_node_index, node_down, node_state_change, silence_allowed};
 pub use service::{Mode, ServiceStatus, is_task_dirty, service_status};
 pub use tick::{MAX_CHANGES, Plan, RandomSource, TickInput, tick};
 

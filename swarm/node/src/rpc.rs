@@ -58,6 +58,11 @@ pub(crate) enum FromLeader {
     },
     /// Assignments, whole or as a difference.
     Assignments(Box<Assignments>),
+    /// No session now.
+    Refused {
+        /// Why.
+        reason: String,
+    },
 }
 
 /// What an agent reports.

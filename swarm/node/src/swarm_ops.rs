@@ -19,11 +19,6 @@ use crate::membership::{JOIN_WAIT, Local, Membership, tear_down_network};
 use crate::rpc::{self, Hello, JoinExtra, JoinedExtra};
 use crate::{NodeError, clock, durable};
 
-/// The network of published ports. A /16, where Docker's /24 runs out after some 250 tasks.
-const INGRESS_SUBNET: &str = "10.255.0.0/16";
-/// What `inspect` shows as its gateway; no container uses it.
-const INGRESS_GATEWAY: &str = "10.255.0.1";
-
 /// Docker's defaults, in nanoseconds and counts.
 const CERT_EXPIRY: u64 = 90 * 24 * 3600 * 1_000_000_000;
 const HEARTBEAT_PERIOD: u64 = 5_000_000_000;
@@ -43,6 +38,9 @@ const GOODBYE: Duration = Duration::from_secs(5);
 pub(crate) async fn init(local: &Local, request: InitRequest) -> Result<Membership, NodeError> {
     let (listen, advertise, origin) = addresses(local, &request.listen_addr, &request.advertise_addr)?;
     address::check_data_path(&request.data_path_addr, &address::local_addresses()?)?;
+    let subnet_size = if request.subnet_size == 0 { DEFAULT_SUBNET_SIZE } else { request.subnet_size };
+    let range = skep_control::request::ingress_range(&request.default_addr_pool, subnet_size)
+        .map_err(NodeError::Refused)?;
     let now = local.clock.now();
     let (node_id, cluster_id) = (clock::new_id(), random_id(rand::random()));
     let mut spec = with_defaults(request.spec);
@@ -56,7 +54,7 @@ pub(crate) async fn init(local: &Local, request: InitRequest) -> Result<Membersh
         interface: String::new(),
         role: NodeRole::Manager,
         managers: Vec::new(),
-        subnets: vec![INGRESS_SUBNET.to_owned()],
+        subnets: vec![range.subnet.clone()],
         epoch: Vec::new(),
     };
     let unlock_key = spec.encryption_config.auto_lock_managers.then(UnlockKey::random);
@@ -71,7 +69,7 @@ pub(crate) async fn init(local: &Local, request: InitRequest) -> Result<Membersh
         } else {
             request.default_addr_pool
         },
-        subnet_size: if request.subnet_size == 0 { DEFAULT_SUBNET_SIZE } else { request.subnet_size },
+        subnet_size,
         data_path_port: request.data_path_port,
         unlock_key: unlock_key.as_ref().map(ToString::to_string).unwrap_or_default(),
         ..Cluster::default()
@@ -87,7 +85,7 @@ pub(crate) async fn init(local: &Local, request: InitRequest) -> Result<Membersh
     let changes = vec![
         Change::PutCluster(Box::new(cluster)),
         Change::PutNode(Box::new(node)),
-        Change::PutNetwork(Box::new(ingress())),
+        Change::PutNetwork(Box::new(ingress(range))),
     ];
     let first = Transaction { at: clock::now(), changes };
     begin(local, identity, member, unlock_key.as_ref(), Some(first)).await
@@ -338,11 +336,12 @@ fn first_node(local: &Local, node_id: &str, member: &Member, availability: Avail
     node
 }
 
-fn ingress() -> Network {
+/// The network of published ports. No container uses its gateway, which `inspect` shows.
+fn ingress(range: IpamConfig) -> Network {
     let mut network = Network {
         name: "ingress".to_owned(),
         driver: "overlay".to_owned(),
-        ipam: vec![IpamConfig { subnet: INGRESS_SUBNET.to_owned(), gateway: INGRESS_GATEWAY.to_owned() }],
+        ipam: vec![range],
         ingress: true,
         ..Network::default()
     };

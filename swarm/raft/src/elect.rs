@@ -30,13 +30,15 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::log::LogStore;
+use crate::machine::Machine;
 use crate::network;
-use crate::options::LOG_BYTES_BETWEEN_SNAPSHOTS;
+use crate::retention::Compactor;
 use crate::rpc::{Answer, Request};
 use crate::types::{Leadership, LogId, Member, Raft};
 use crate::{RaftOptions, Transport};
 
-type Metrics = openraft::RaftMetrics<u64, Member>;
+/// What openraft tells of itself.
+pub(crate) type Metrics = openraft::RaftMetrics<u64, Member>;
 
 /// What is known about the leader's life. Shared with whoever serves requests.
 #[derive(Debug)]
@@ -126,6 +128,7 @@ pub(crate) struct Elector {
     pub(crate) id: u64,
     pub(crate) raft: Raft,
     pub(crate) log: LogStore,
+    pub(crate) machine: Machine,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) pulse: Arc<Pulse>,
 }
@@ -144,6 +147,7 @@ impl Elector {
     pub(crate) async fn run(self) {
         let mut metrics = self.raft.metrics();
         let mut changes = self.raft.server_metrics();
+        let mut compactor = Compactor::new();
         let mut attempt = Instant::now();
         let mut patience = self.random(self.options.election_min, self.options.election_max);
         loop {
@@ -155,7 +159,7 @@ impl Elector {
             }
             let role = self.role(&now);
             self.pulse.publish(self.leader(&now, &role), now.current_term);
-            self.compact_large_log(&now).await;
+            compactor.step(&self.options, &self.raft, &self.log, &self.machine, &now).await;
             let due = self.due(attempt, patience);
             match role {
                 Role::Leading { with_majority } => tokio::select! {
@@ -242,13 +246,6 @@ impl Elector {
                 Some(_) => continue,
                 None => return false,
             };
-        }
-    }
-
-    async fn compact_large_log(&self, metrics: &Metrics) {
-        if self.log.bytes() > LOG_BYTES_BETWEEN_SNAPSHOTS && metrics.last_applied > metrics.snapshot {
-            // Stopping: the loop sees that by itself.
-            let _ = self.raft.trigger().snapshot().await;
         }
     }
 

@@ -8,6 +8,7 @@
 //! - `log`: the durable log, an append-only journal of checked records in segments.
 //! - `machine`: the state in memory, and its snapshots on disk.
 //! - `elect`: when to stand for election (a pre-vote round of our own), and who leads.
+//! - `retention`: how much of the past stays on the disk.
 //! - `propose`: many proposals into one log entry, forwarding to the leader.
 //! - `offline`: a swarm of one manager out of what is left of a larger one.
 //! - `rpc`, `network`: what goes over the transport.
@@ -28,6 +29,7 @@ mod node;
 mod offline;
 mod options;
 mod propose;
+mod retention;
 mod rpc;
 mod subscription;
 mod transport;

@@ -87,6 +87,7 @@ impl RaftNode {
             id,
             raft: raft.clone(),
             log: log.clone(),
+            machine: machine.clone(),
             transport: Arc::clone(&transport),
             pulse: Arc::clone(&pulse),
         };
@@ -503,8 +504,9 @@ fn config(options: &RaftOptions) -> Result<Config, OpenError> {
         install_snapshot_timeout: ms(SNAPSHOT_CHUNK_TIMEOUT),
         snapshot_max_chunk_size: SNAPSHOT_CHUNK_BYTES as u64,
         max_payload_entries: REPLICATION_ENTRIES_MAX,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(options.snapshot_interval.max(1)),
-        max_in_snapshot_log_to_keep: options.log_entries_kept,
+        // Both are seen to by `retention`, which follows the swarm's settings.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
         // Must exceed the snapshot's interval, or a snapshot would not bring a follower near enough.
         replication_lag_threshold: options.snapshot_interval.saturating_mul(2),
         ..Config::default()

@@ -20,9 +20,10 @@ pub struct RaftOptions {
     pub election_min: Duration,
     /// … and this asks the others whether they miss the leader too, and stands for election if most do.
     pub election_max: Duration,
-    /// Log entries between two snapshots.
+    /// Log entries between two snapshots, where the swarm's settings say nothing.
     pub snapshot_interval: u64,
-    /// Entries that stay in the log after a snapshot, so that a follower a little behind needs no snapshot.
+    /// Entries that stay in the log after a snapshot, so that a follower a little behind needs no snapshot; again, where
+    /// the settings say nothing.
     pub log_entries_kept: u64,
     /// How long [`crate::RaftNode::propose`] tries.
     pub propose_timeout: Duration,

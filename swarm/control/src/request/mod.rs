@@ -15,6 +15,7 @@ mod cluster;
 mod container;
 pub mod find;
 mod node;
+mod pools;
 mod ports;
 mod refusal;
 mod rotation;
@@ -26,6 +27,7 @@ pub use cluster::{
 };
 pub(crate) use node::node_removal;
 pub use node::{demotion_pending, remove_node, update_node};
+pub use pools::ingress_range;
 pub use ports::{DYNAMIC_PORT_FIRST, DYNAMIC_PORT_LAST, allocate_ports};
 pub use refusal::{Refusal, RefusalKind};
 pub use rotation::{RotationWanted, rotation_wanted};

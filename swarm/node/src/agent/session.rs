@@ -19,6 +19,9 @@ use crate::rpc::{self, FromLeader, Hello, Report, SESSION_QUEUE};
 /// Pause before the leader is looked for again.
 const RETRY: Duration = Duration::from_millis(100);
 
+/// How long an agent waits that came too often: within three of these it is let in again.
+const REFUSED_RETRY: Duration = Duration::from_secs(1);
+
 /// A manager that neither answers nor hangs up is given up after so long.
 const FIRST_ANSWER: Duration = Duration::from_secs(3);
 
@@ -203,6 +206,11 @@ impl SessionLoop {
                         Some(FromLeader::NotLeader { leader, managers }) => {
                             self.take_hints(&managers);
                             return (expected > 0, leader);
+                        }
+                        Some(FromLeader::Refused { reason }) => {
+                            tracing::warn!(%reason, "the leader refuses a session; asking again soon");
+                            tokio::time::sleep(REFUSED_RETRY).await;
+                            return (expected > 0, None);
                         }
                         Some(FromLeader::Assignments(change)) => {
                             if !change.complete && change.sequence != expected {

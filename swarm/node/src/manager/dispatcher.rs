@@ -2,14 +2,16 @@
 //! leads; what agents report goes to the leader's loop.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use skep_raft::{RaftNode, Subscription, Update};
 use skep_state::spec::NodeRole;
 use skep_state::{State, TaskStatus};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::limits::{Registrations, too_many_sessions};
 use crate::rpc::{FromLeader, Hello, Report};
 use crate::view::NodeView;
 
@@ -49,6 +51,7 @@ pub(crate) enum Message {
 pub(crate) struct Dispatcher {
     raft: RaftNode,
     inbox: mpsc::Sender<Message>,
+    registrations: Mutex<Registrations>,
     /// Ends all sessions: this node stops being a manager.
     stopped: CancellationToken,
 }
@@ -57,7 +60,7 @@ impl Dispatcher {
     /// With the receiver for the leader's loop.
     pub(crate) fn new(raft: RaftNode, stopped: CancellationToken) -> (Arc<Self>, mpsc::Receiver<Message>) {
         let (inbox, outbox) = mpsc::channel(INBOX);
-        (Arc::new(Self { raft, inbox, stopped }), outbox)
+        (Arc::new(Self { raft, inbox, registrations: Mutex::default(), stopped }), outbox)
     }
 
     /// Passes a message to the leader's loop.
@@ -77,6 +80,15 @@ impl Dispatcher {
         if !self.leads().await {
             let managers = self.raft.read(managers);
             let _ = messages.send(FromLeader::NotLeader { leader: self.raft.leader(), managers }).await;
+            return;
+        }
+        // A manager that leads has its session with itself, which costs nobody else anything.
+        if self.raft.leader().is_none_or(|leader| leader != node_id)
+            && !self.registrations.lock().admit(&node_id, Instant::now())
+        {
+            let reason = too_many_sessions(&node_id);
+            tracing::debug!(node = %node_id, %reason, "refused a session");
+            let _ = messages.send(FromLeader::Refused { reason }).await;
             return;
         }
         let mut updates = self.raft.subscribe();

@@ -20,16 +20,14 @@ use skep_state::{Change, Kind, Node, NodeState, State, TaskStatus, Timestamp, Tr
 use tokio::sync::mpsc;
 
 use super::Message;
+use super::limits::Complaints;
 use crate::clock;
 use crate::rpc::{Hello, LEFT};
 
 /// How often silence is looked for.
 const HEALTH_PERIOD: Duration = Duration::from_millis(100);
 
-/// A node on a fast network that is silent for so long is down: six missed heartbeats.
-const SILENCE: Duration = Duration::from_millis(1300);
-
-/// … and so many round trips more on a slow one.
+/// On a slow network a node may be silent for so many round trips more than the settings allow.
 const SILENCE_RTTS: u32 = 8;
 
 /// A leader waits so long for nodes that it has not heard since it started: they may be looking for it, after a restart
@@ -54,6 +52,8 @@ pub(crate) struct Leader {
     pub mesh: Mesh,
     pub node_id: String,
     pub inbox: mpsc::Receiver<Message>,
+    /// How long a node on a fast network may be silent, as the settings say now.
+    pub silence: Duration,
 }
 
 /// What a leader knows beyond the state.
@@ -67,6 +67,8 @@ struct Term {
     pending: BTreeMap<String, (String, TaskStatus)>,
     /// Managers that are being added to or removed from Raft right now.
     membership_change: Option<tokio::task::JoinHandle<()>>,
+    /// Of nodes that report on tasks of others.
+    complaints: Complaints,
     /// Nodes that were admitted and have not come, and since when this leader waits for them.
     awaited_since: BTreeMap<String, Timestamp>,
     /// Managers that could not be added in this round; the others get their turn first.
@@ -108,6 +110,7 @@ impl Leader {
             arriving: BTreeSet::new(),
             pending: BTreeMap::new(),
             membership_change: None,
+            complaints: Complaints::default(),
             awaited_since: BTreeMap::new(),
             failed: BTreeSet::new(),
         };
@@ -115,6 +118,7 @@ impl Leader {
         health.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut wakeup = Instant::now();
         while self.raft.is_leader() {
+            self.silence = self.raft.read(skep_control::silence_allowed);
             let mut messages = Vec::new();
             tokio::select! {
                 biased; // what agents say comes first: the tick should see it
@@ -155,6 +159,7 @@ impl Leader {
                 }
             }
         }
+        let mut foreign = None;
         while !term.pending.is_empty() || !term.arriving.is_empty() {
             let batch: Vec<String> = term.pending.keys().take(MAX_CHANGES).cloned().collect();
             let committed = self
@@ -164,15 +169,23 @@ impl Leader {
                         arriving.filter_map(|(id, hello)| self.arrival(state, id, hello)).collect();
                     for task_id in &batch {
                         let Some((node_id, status)) = term.pending.get(task_id) else { continue };
+                        let Some(task) = state.tasks.get(task_id) else { continue };
                         // A node speaks for its own tasks only.
-                        let task = state.tasks.get(task_id).filter(|task| task.node_id == *node_id);
-                        let updated =
-                            task.and_then(|task| skep_control::task_status_update(task, status.clone()));
+                        if task.node_id != *node_id {
+                            foreign.get_or_insert_with(|| (node_id.clone(), task_id.clone()));
+                            continue;
+                        }
+                        let updated = skep_control::task_status_update(task, status.clone());
                         changes.extend(updated.map(|task| Change::PutTask(Box::new(task))));
                     }
                     changes
                 })
                 .await;
+            if let Some((node, task)) = foreign.take()
+                && term.complaints.may_speak(Instant::now())
+            {
+                tracing::warn!(%node, %task, "a node reports on a task of another node; the report is dropped");
+            }
             if !committed {
                 return;
             }
@@ -271,7 +284,7 @@ impl Leader {
     }
 
     fn patience(&self, node_id: &str) -> Duration {
-        SILENCE + self.mesh.rtt(node_id).unwrap_or_default() * SILENCE_RTTS
+        self.silence + self.mesh.rtt(node_id).unwrap_or_default() * SILENCE_RTTS
     }
 
     fn is_heard(&self, node_id: &str) -> bool {
@@ -285,7 +298,7 @@ impl Leader {
             && clock::now().since(node.meta.created_at) < FIRST_CONTACT;
         match self.mesh.last_heard(id) {
             Some(heard) => !new && heard.elapsed() >= self.patience(id),
-            None => !new && term.since.elapsed() >= FIRST_CONTACT,
+            None => !new && term.since.elapsed() >= FIRST_CONTACT.max(self.silence),
         }
     }
 

@@ -4,6 +4,7 @@ mod admission;
 mod dispatcher;
 mod issuing;
 mod leader;
+mod limits;
 pub(crate) mod locking;
 mod part;
 mod settings;

@@ -159,7 +159,8 @@ impl ManagerPart {
         let (cancel, tracker) = (CancellationToken::new(), TaskTracker::new());
         let (dispatcher, inbox) = Dispatcher::new(raft.clone(), cancel.clone());
         let node_id = mesh.node_id().to_owned();
-        let leader = Leader { raft: raft.clone(), mesh: mesh.clone(), node_id, inbox };
+        let silence = raft.read(skep_control::silence_allowed);
+        let leader = Leader { raft: raft.clone(), mesh: mesh.clone(), node_id, inbox, silence };
         let run = |work: futures_util::future::BoxFuture<'static, ()>| {
             let stopped = cancel.clone();
             tracker.spawn(async move {

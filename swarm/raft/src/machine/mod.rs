@@ -19,7 +19,7 @@ use tokio::sync::{broadcast, watch};
 
 use crate::options::EVENTS_KEPT;
 use crate::types::{Applied, Entry, LogId, SnapshotMeta, StorageError, StoredMembership, TypeConfig};
-use crate::{StoreError, Subscription, Update};
+use crate::{StoreError, Subscription, Update, retention};
 
 /// The state machine. A clone is another handle to the same one.
 #[derive(Debug, Clone)]
@@ -171,6 +171,11 @@ impl Shared {
         let mut current = self.snapshot.lock();
         if current.as_ref().is_some_and(|current| current.last_log_id > meta.last_log_id) {
             return Ok(());
+        }
+        // Nobody reads them back; they are for an operator who wants to look at the past.
+        let kept = retention::old_snapshots(&self.state.read());
+        if let Err(error) = snapshot::keep_old(&self.path, current.as_ref(), kept) {
+            tracing::warn!(%error, "cannot keep or remove old snapshots");
         }
         snapshot::store(&self.path, &self.key, meta, bytes)?;
         *current = Some(meta.clone());

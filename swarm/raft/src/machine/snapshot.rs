@@ -3,7 +3,7 @@
 //! ```text
 //! snapshot   [SnapshotHead: what it contains][SnapshotBody: 1 MiB]…[SnapshotBody][SnapshotEnd: length of the body]
 //! ```
-//! It is replaced whole (temporary name, fsync, rename, fsync of the folder), so it is never torn: whatever does not
+//! Older ones that are kept are `snapshot-<entry>` beside it. It is replaced whole (temporary name, fsync, rename, fsync of the folder), so it is never torn: whatever does not
 //! check is corruption.
 
 use std::io::ErrorKind;
@@ -47,6 +47,38 @@ pub(super) fn store(path: &Path, key: &Key, meta: &SnapshotMeta, state: &[u8]) -
     write_whole(path, &bytes).map(drop)
 }
 
+/// Gives the snapshot at `path`, which is about to be replaced, a name of its own if old ones are to be `kept`, and removes
+/// the oldest beyond that number. A crash may leave an old one that is the current one as well; the next snapshot goes on
+/// from there.
+pub(super) fn keep_old(path: &Path, current: Option<&SnapshotMeta>, kept: usize) -> Result<(), StoreError> {
+    let index = current.and_then(|meta| meta.last_log_id).map_or(0, |log_id| log_id.index);
+    let name = |index: u64| path.with_file_name(format!("{OLD}{index:020}"));
+    if kept > 0 && current.is_some() {
+        match std::fs::hard_link(path, name(index)) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                return Err(StoreError::io("keep", path)(error));
+            }
+            _ => {}
+        }
+    }
+    let Some(folder) = path.parent() else { return Ok(()) };
+    let mut old = Vec::new();
+    for item in std::fs::read_dir(folder).map_err(StoreError::io("list", folder))? {
+        let item = item.map_err(StoreError::io("list", folder))?.path();
+        let is_old =
+            item.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(OLD));
+        if is_old {
+            old.push(item);
+        }
+    }
+    // By name they are in the order of their entries.
+    old.sort();
+    for path in old.iter().take(old.len().saturating_sub(kept)) {
+        std::fs::remove_file(path).map_err(StoreError::io("remove", path))?;
+    }
+    Ok(())
+}
+
 /// What the snapshot contains, and the encoded state; `None` when there is no snapshot.
 pub(super) fn load(path: &Path, key: &Key) -> Result<Option<(SnapshotMeta, Vec<u8>)>, StoreError> {
     let bytes = match std::fs::read(path) {
@@ -83,6 +115,9 @@ pub(super) fn load(path: &Path, key: &Key) -> Result<Option<(SnapshotMeta, Vec<u
     }
     Ok(Some((meta, state)))
 }
+
+/// How the names of old snapshots begin.
+const OLD: &str = "snapshot-";
 
 /// What the first record is sealed for.
 const NAME: &str = "snapshot";

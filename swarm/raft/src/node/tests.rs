@@ -15,6 +15,7 @@ mod alone;
 mod cluster;
 mod faults;
 mod members;
+mod retention;
 mod storage_suite;
 
 /// Passes requests between the nodes of one test, except over the links that are cut.

@@ -65,10 +65,10 @@ pub(crate) struct Init {
     /// Life of the nodes' certificates
     #[arg(long, default_value = "2160h0m0s", value_parser = parse_duration)]
     cert_expiry: u64,
-    /// Time between heartbeats that is shown to Docker's clients
+    /// Heartbeat period: a node is down after 1.3 s of silence at Docker's 5s, and in proportion otherwise
     #[arg(long, default_value = "5s", value_parser = parse_duration)]
     dispatcher_heartbeat: u64,
-    /// Pools from which networks take their subnets
+    /// IPv4 pools from which networks take their subnets; the ingress network is 10.255.0.0/16 without one
     #[arg(long)]
     default_addr_pool: Vec<String>,
     /// Prefix length of subnets taken from the pools

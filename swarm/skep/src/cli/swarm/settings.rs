@@ -19,7 +19,7 @@ pub(crate) struct Update {
     /// Life of the nodes' certificates
     #[arg(long, value_parser = parse_duration)]
     cert_expiry: Option<u64>,
-    /// Time between heartbeats that is shown to Docker's clients
+    /// Heartbeat period: a node is down after 1.3 s of silence at Docker's 5s, and in proportion otherwise
     #[arg(long, value_parser = parse_duration)]
     dispatcher_heartbeat: Option<u64>,
     /// Outside CAs that sign the nodes' certificates for the swarm's present root CA: protocol=cfssl,url=https://…
