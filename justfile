@@ -41,10 +41,11 @@ demo:
 linearizability SECONDS="600":
     SKEP_LINEARIZABILITY_SECONDS={{ SECONDS }} cargo test -p skep --test linearizability -- --nocapture
 
-# nginx, redis and dnsmasq on three nodes, and a CA of somebody else's; needs docker (the client), curl, umoci, skopeo, redis-tools, bind9-dnsutils, golang-cfssl, openssl
+# nginx, redis and dnsmasq on three nodes, a CA of somebody else's, every command of swarm and node by both programs; needs docker (the client), curl, umoci, skopeo, redis-tools, bind9-dnsutils, golang-cfssl, openssl, procps, python3
 real: release
     SKEP={{ release }} tests/real/run.sh target/real-images
     SKEP={{ release }} tests/real/cfssl.sh
+    SKEP={{ release }} tests/real/commands.py
 
 # a node on Debian's own kernel and pure cgroup v2, emulated; needs qemu-system-x86, busybox-static, cpio, zstd
 vm: release
