@@ -36,7 +36,7 @@ url=https://$machine:8888/api/v1/cfssl/sign
 # ---------------------------------------------------------------- to the external CA, under calls
 : >lost
 (while :; do
-    for address in "${addresses[@]}"; do curl -s --max-time 3 -o /dev/null "http://$address:8080/" || echo x >>lost; done
+    for address in "${addresses[@]}"; do curl -s --max-time 3 -o /dev/null "http://$address:8080/" || echo "$address" >>lost; done
 done) &
 loops+=($!)
 docker_at 1 swarm ca --rotate --detach --ca-cert ca.pem --external-ca "protocol=cfssl,url=https://$machine:9/none" >refused 2>&1 &&
@@ -68,7 +68,17 @@ docker_at 2 swarm ca >now.pem
 openssl x509 -in now.pem -noout -subject | grep -q swarm-ca || fail "the swarm's CA is $(openssl x509 -in now.pem -noout -subject)"
 within 10 "all ready" eval '[ "$(docker_at 1 node ls --format "{{.Status}}" | grep -c Ready)" = 3 ]'
 # Node 3 left in between, so calls to its own address may have failed then; all others must have gone well.
-say "calls meanwhile: $(wc -l <lost) lost"
+elsewhere=$(grep -cvxF "${addresses[3]}" lost)
+[ "$elsewhere" = 0 ] || fail "$elsewhere calls to nodes that stayed were lost"
+say "calls meanwhile: none lost to nodes that stayed; $(wc -l <lost) to the one that left and came back"
+
+# ---------------------------------------------------------------- a swarm that has an external CA from the start
+docker_at 3 swarm leave --force >/dev/null || fail "leave"
+docker_at 3 swarm init --external-ca "protocol=cfssl,url=$url,cacert=$PWD/ca.pem" >made 2>&1 || { cat made; fail "init --external-ca"; }
+docker_at 3 swarm ca >now.pem
+openssl x509 -in now.pem -noout -fingerprint >a
+cmp -s a b || fail "the new swarm's CA is not cfssl's"
+say "a swarm began with cfssl's CA"
 
 [ "$failures" = 0 ] || exit 1
 say "all is well"
