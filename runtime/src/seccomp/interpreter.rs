@@ -2,7 +2,8 @@
 
 use libc::{seccomp_data, sock_filter};
 use oci_spec::runtime::{
-    Arch, LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompArg, LinuxSeccompOperator as Operator,
+    Arch, LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompArg, LinuxSeccompArgBuilder,
+    LinuxSeccompOperator as Operator,
 };
 
 use super::arch::{Abi, Machine, X32_BIT};
@@ -152,9 +153,11 @@ fn by_rules(profile: &LinuxSeccomp, abi: Abi, call: &Call, default: u32) -> u32 
 
 /// An argument's condition.
 pub(super) fn arg(index: usize, op: Operator, value: u64, two: Option<u64>) -> LinuxSeccompArg {
-    let mut arg = LinuxSeccompArg::default();
-    arg.set_index(index).set_op(op).set_value(value).set_value_two(two);
-    arg
+    let arg = LinuxSeccompArgBuilder::default().index(index).op(op).value(value);
+    match two {
+        Some(two) => arg.value_two(two).build().unwrap(),
+        None => arg.build().unwrap(),
+    }
 }
 
 /// All words for architectures.

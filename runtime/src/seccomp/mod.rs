@@ -10,32 +10,39 @@
 //! - `arch`, `numbers`: calling conventions and their numbers.
 //! - `cache`: programs by profile.
 //! - `default`: Docker's default profile.
-//! - `load`: the system calls.
+//! - `load`: the system calls; `notify`: who answers notifications.
 
 mod arch;
 mod assembler;
 mod cache;
 mod compile;
+mod default;
 mod error;
 mod load;
+mod notify;
 mod numbers;
 mod policy;
 
 #[cfg(test)]
 mod interpreter;
 #[cfg(test)]
+mod kernel_test;
+#[cfg(test)]
 mod tests;
 
 pub use self::arch::Machine;
 pub use self::cache::FilterCache;
+pub use self::default::{default_profile, kernel_version};
 pub use self::error::SeccompError;
 
 pub(crate) use self::load::{load_filter, take_descriptor};
+pub(crate) use self::notify::{Told, send};
 
 use libc::sock_filter;
 use oci_spec::runtime::LinuxSeccomp;
 
-use self::policy::{ListenerAddress, Policy};
+pub(crate) use self::policy::ListenerAddress;
+use self::policy::Policy;
 
 /// A compiled profile, ready to be loaded without an allocation.
 #[derive(Debug)]
@@ -71,6 +78,11 @@ impl Filter {
     /// The program's instructions.
     pub fn program(&self) -> &[sock_filter] {
         &self.program
+    }
+
+    /// Where its notifications go, if it makes any.
+    pub(crate) fn listener(&self) -> Option<&ListenerAddress> {
+        self.listener.as_ref()
     }
 
     /// The flags that it is to be loaded with (seccomp(2)).

@@ -43,8 +43,8 @@ pub(super) struct Policy {
 
 /// Where notifications go.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ListenerAddress {
-    pub(super) path: PathBuf,
+pub(crate) struct ListenerAddress {
+    pub(crate) path: PathBuf,
     pub(super) metadata: Option<String>,
 }
 

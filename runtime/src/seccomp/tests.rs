@@ -247,9 +247,9 @@ fn names(most: usize) -> impl Strategy<Value = Vec<&'static str>> {
 
 fn profiles() -> impl Strategy<Value = LinuxSeccomp> {
     let archs = proptest::option::of(proptest::sample::subsequence(ARCHS.to_vec(), 0..8));
-    let rule = (names(80), actions(), args());
-    let rule = rule.prop_map(|(names, (action, errno), args)| rule(&names, action, errno, args));
-    (actions(), archs, proptest::collection::vec(rule, 0..12)).prop_map(|((action, errno), archs, rules)| {
+    let rules = (names(80), actions(), args());
+    let rules = rules.prop_map(|(names, (action, errno), args)| rule(&names, action, errno, args));
+    (actions(), archs, proptest::collection::vec(rules, 0..12)).prop_map(|((action, errno), archs, rules)| {
         let mut profile = profile(action, rules);
         profile.set_default_errno_ret(errno).set_architectures(archs);
         profile
@@ -275,7 +275,7 @@ fn calls(profile: &LinuxSeccomp, machine: Machine, args: &[[u64; 6]], wild: &[u3
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
     fn programs_do_what_profiles_say(
