@@ -28,7 +28,9 @@ impl Call {
         match offset {
             0 => data.nr as u32,
             4 => data.arch,
-            16..64 if offset % 4 == 0 => (self.args[(offset as usize - 16) / 8] >> (8 * (offset % 8))) as u32,
+            16..64 if offset.is_multiple_of(4) => {
+                (self.args[(offset as usize - 16) / 8] >> (8 * (offset % 8))) as u32
+            }
             _ => panic!("load from {offset}"),
         }
     }
@@ -95,6 +97,7 @@ pub(super) fn judge(profile: &LinuxSeccomp, machine: Machine, call: &Call) -> u3
 }
 
 fn by_rules(profile: &LinuxSeccomp, abi: Abi, call: &Call, default: u32) -> u32 {
+    let mask = |value: u64| if abi.narrow() { value & 0xffff_ffff } else { value };
     let mut conditional: Vec<(Vec<LinuxSeccompArg>, u32)> = Vec::new();
     for rule in profile.syscalls().iter().flatten() {
         let action = action(rule.action(), rule.errno_ret()).unwrap();
@@ -105,15 +108,16 @@ fn by_rules(profile: &LinuxSeccomp, abi: Abi, call: &Call, default: u32) -> u32 
             if action == default || (!direct && mux.is_none()) {
                 continue;
             }
-            if direct && args.is_empty() {
-                return action;
-            }
             let twice =
                 args.iter().any(|one| args.iter().filter(|arg| arg.index() == one.index()).count() > 1);
             let sets: Vec<Vec<LinuxSeccompArg>> =
                 if twice { args.iter().map(|arg| vec![*arg]).collect() } else { vec![args] };
             for mut set in sets {
                 set.sort_by_key(|arg| arg.index());
+                set.retain(|arg| arg.op() != Operator::ScmpCmpMaskedEq || mask(arg.value()) != 0);
+                if direct && set.is_empty() {
+                    return action;
+                }
                 if let Some(mux) = &mux {
                     set.retain(|arg| arg.index() != 0);
                     set.insert(0, arg(0, Operator::ScmpCmpMaskedEq, mux.mask, Some(mux.call)));
@@ -122,7 +126,6 @@ fn by_rules(profile: &LinuxSeccomp, abi: Abi, call: &Call, default: u32) -> u32 
             }
         }
     }
-    let mask = |value: u64| if abi.narrow() { value & 0xffff_ffff } else { value };
     conditional.sort_by_key(|(set, _)| {
         let first = set[0];
         let value = match first.op() {

@@ -9,7 +9,7 @@
 //! - `compile`, `assembler`: the program.
 //! - `arch`, `numbers`: calling conventions and their numbers.
 //! - `cache`: programs by profile.
-//! - `default`: Docker's default profile.
+//! - `default`: Docker's default profile; `features`: what profiles may ask for.
 //! - `load`: the system calls; `notify`: who answers notifications.
 
 mod arch;
@@ -18,6 +18,7 @@ mod cache;
 mod compile;
 mod default;
 mod error;
+pub mod features;
 mod load;
 mod notify;
 mod numbers;
@@ -37,11 +38,11 @@ pub use self::error::SeccompError;
 
 pub(crate) use self::load::{load_filter, take_descriptor};
 pub(crate) use self::notify::{Told, send};
+pub(crate) use self::policy::ListenerAddress;
 
 use libc::sock_filter;
 use oci_spec::runtime::LinuxSeccomp;
 
-pub(crate) use self::policy::ListenerAddress;
 use self::policy::Policy;
 
 /// A compiled profile, ready to be loaded without an allocation.

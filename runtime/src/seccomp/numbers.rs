@@ -12,7 +12,7 @@ pub(super) type Numbers = [i32; 6];
 
 /// Sorted by name, for binary search.
 #[rustfmt::skip]
-pub(super) const NUMBERS: [(&str, Numbers); 487] = [
+pub(super) static NUMBERS: [(&str, Numbers); 487] = [
     ("_llseek", [140, N, N, 140, N, N]), ("_newselect", [142, N, N, 142, N, N]),
     ("_sysctl", [149, 156, N, 149, N, N]), ("accept", [N, 43, 43, 285, 202, 202]),
     ("accept4", [364, 288, 288, 366, 242, 242]), ("access", [33, 21, 21, 33, N, N]),

@@ -167,15 +167,15 @@ impl Table {
     }
 
     fn add(&mut self, number: u32, conditions: &[Condition], action: u32) {
-        if conditions.is_empty() {
+        for conditions in split(conditions) {
+            if !conditions.is_empty() {
+                self.add_rule(number, Rule { conditions, action });
+                continue;
+            }
             let verdict = self.verdicts.entry(number).or_insert(Verdict::Always(action));
             if let Verdict::First(_) = verdict {
                 *verdict = Verdict::Always(action);
             }
-            return;
-        }
-        for conditions in split(conditions) {
-            self.add_rule(number, Rule { conditions, action });
         }
     }
 
@@ -189,17 +189,21 @@ impl Table {
     }
 }
 
-/// The conditions of each rule that these make: one rule, or one each if an argument occurs twice.
+/// The conditions of each rule that these make: one rule, or one each if an argument occurs twice. What compares no bit
+/// is no condition.
 fn split(conditions: &[Condition]) -> Vec<Vec<Condition>> {
     let count = |argument| conditions.iter().filter(|other| other.argument == argument).count();
-    if conditions.iter().any(|condition| count(condition.argument) > 1) {
+    let mut rules: Vec<Vec<Condition>> = if conditions.iter().any(|condition| count(condition.argument) > 1) {
         conditions.iter().map(|condition| vec![*condition]).collect()
     } else {
+        vec![conditions.to_vec()]
+    };
+    for rule in &mut rules {
+        rule.retain(|condition| condition.mask != 0);
         // Compared in this order, so that two rules of the same conditions are the same.
-        let mut all = conditions.to_vec();
-        all.sort_by_key(|condition| condition.argument);
-        vec![all]
+        rule.sort_by_key(|condition| condition.argument);
     }
+    rules
 }
 
 impl Rule {
