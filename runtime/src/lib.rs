@@ -2,6 +2,7 @@
 //!
 //! Sync code, no network, no knowledge of clusters. Linux 5.12 or newer (`clone3`, `openat2`, `mount_setattr`).
 //!
+//! - [`seccomp`]: system call filters, compiled from OCI profiles; Docker's default profile.
 //! - [`spec`]: Docker's default OCI spec, bundles, and who `user[:group]` is in an image.
 //! - [`container`]: the library: bundle in, blocked init out; start, signal, wait.
 //! - [`cgroup`]: limits on cgroup v1, hybrid and v2, chosen by what is mounted.
@@ -10,6 +11,7 @@
 pub mod cgroup;
 pub mod container;
 pub mod keeper;
+pub mod seccomp;
 pub mod spec;
 
 mod sys;

@@ -13,6 +13,7 @@ use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
 use rustix::process::{Gid, Uid};
 use rustix::thread::LinkNameSpaceType;
 
+use super::confine::{self, Confinement};
 use super::mounts::MountOptions;
 use super::plan::{MountSource, Plan, Step, Target};
 use super::{CreateError, CreateOptions, Stdio, c_string, capabilities, rootfs};
@@ -70,13 +71,15 @@ pub(super) fn build(options: CreateOptions<'_>, gate: OwnedFd, status: OwnedFd) 
     }
     builder.kernel_settings(spec, &linux, clone_flags)?;
     builder.root(spec, &linux, process)?;
-    let (command, programs) = builder.process(process)?;
+    let (command, programs, confinement) = builder.process(process, &linux)?;
     let strings = |list: &[String], what| {
         list.iter().map(|text| c_string(text.as_bytes(), what)).collect::<Result<Vec<_>, _>>()
     };
     Ok(Plan {
         clone_flags,
         steps: builder.steps,
+        last: confinement.last,
+        filter: confinement.filter,
         command,
         programs,
         argv: CStringArray::new(strings(process.args().as_deref().unwrap_or_default(), "an argument")?),
@@ -93,7 +96,6 @@ pub(super) fn build(options: CreateOptions<'_>, gate: OwnedFd, status: OwnedFd) 
 fn refuse_unsupported(spec: &Spec, linux: &Linux, process: &Process) -> Result<(), CreateError> {
     let checks = [
         (process.terminal() == Some(true), "process.terminal"),
-        (linux.seccomp().is_some(), "linux.seccomp"),
         (linux.uid_mappings().as_ref().is_some_and(|list| !list.is_empty()), "linux.uidMappings"),
         (process.apparmor_profile().as_ref().is_some_and(|name| !name.is_empty()), "process.apparmorProfile"),
         (process.selinux_label().as_ref().is_some_and(|name| !name.is_empty()), "process.selinuxLabel"),
@@ -368,7 +370,11 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn process(&mut self, process: &Process) -> Result<(String, Vec<CString>), CreateError> {
+    fn process(
+        &mut self,
+        process: &Process,
+        linux: &Linux,
+    ) -> Result<(String, Vec<CString>, Confinement), CreateError> {
         if let Some(score) = process.oom_score_adj() {
             self.steps.push(Step::OomScore(score.to_string().into_bytes()));
         }
@@ -381,6 +387,7 @@ impl Builder<'_> {
             });
         }
         let capabilities = capabilities::plan(process.capabilities().as_ref())?;
+        let confinement = confine::plan(linux.seccomp().as_ref(), process, capabilities.sets)?;
         self.steps.extend(capabilities.drop_bounding.into_iter().map(Step::DropBounding));
         let user = process.user();
         let groups = user.additional_gids().as_deref().unwrap_or_default();
@@ -391,7 +398,7 @@ impl Builder<'_> {
             groups: groups.iter().map(|gid| Gid::from_raw(*gid)).collect(),
             gid: Gid::from_raw(user.gid()),
             uid: Uid::from_raw(user.uid()),
-            capabilities: capabilities.sets,
+            capabilities: confinement.until_then,
             ambient: capabilities.ambient,
         });
         if process.no_new_privileges() == Some(true) {
@@ -411,7 +418,7 @@ impl Builder<'_> {
         let command = args.first().filter(|command| !command.is_empty()).cloned();
         let command = command.ok_or_else(|| CreateError::Invalid("no command specified".to_owned()))?;
         let programs = programs(&command, process.env().as_deref().unwrap_or_default())?;
-        Ok((command, programs))
+        Ok((command, programs, confinement))
     }
 }
 

@@ -13,13 +13,13 @@ use rustix::mount::{
 use rustix::thread::UnshareFlags;
 
 use super::plan::{MountSource, Plan, RootMount, Step, Target};
-use crate::sys;
+use crate::{seccomp, sys};
 
 /// What the child says over the status pipe. The pipe's end is the word "exec succeeded".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Message {
-    /// At the gate.
-    Ready,
+    /// At the gate, with a seccomp listener under this number (0: none).
+    Ready { listener: u32 },
     /// A step failed.
     Failed { step: u32, errno: Errno },
     /// There is no program of that name.
@@ -33,7 +33,7 @@ impl Message {
 
     fn encode(self) -> [u8; Self::SIZE] {
         let (kind, step, errno) = match self {
-            Self::Ready => (1_u32, 0, 0),
+            Self::Ready { listener } => (1_u32, listener, 0),
             Self::Failed { step, errno } => (2, step, errno.raw_os_error()),
             Self::NotFound => (3, 0, 0),
             Self::NotExecutable(errno) => (4, 0, errno.raw_os_error()),
@@ -51,7 +51,7 @@ impl Message {
         // rustix knows no errno outside of this range.
         let errno = Errno::from_raw_os_error(i32::from_ne_bytes([i, j, k, l]).clamp(1, 4095));
         match u32::from_ne_bytes([a, b, c, d]) {
-            1 => Some(Self::Ready),
+            1 => Some(Self::Ready { listener: step }),
             2 => Some(Self::Failed { step, errno }),
             3 => Some(Self::NotFound),
             4 => Some(Self::NotExecutable(errno)),
@@ -66,6 +66,8 @@ struct Opened {
     null: Option<OwnedFd>,
     proc: Option<OwnedFd>,
     root: Option<OwnedFd>,
+    /// The number of the seccomp listener, closed by the exec; 0 is none.
+    listener: u32,
 }
 
 /// Carries out the plan. Never returns.
@@ -90,7 +92,13 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
     if let Err(errno) = sys::close_all_but(&plan.gate, &plan.status) {
         fail(plan, Message::Failed { step: u32::MAX, errno });
     }
-    if rustix::io::write(&plan.status, &Message::Ready.encode()).is_err() {
+    for (index, step) in plan.last.iter().enumerate() {
+        if let Err(errno) = carry_out(step, &mut opened) {
+            fail(plan, Message::Failed { step: (plan.steps.len() + index) as u32, errno });
+        }
+    }
+    let ready = Message::Ready { listener: opened.listener };
+    if rustix::io::write(&plan.status, &ready.encode()).is_err() {
         sys::exit_now(FAILED);
     }
     let mut byte = [0];
@@ -247,6 +255,11 @@ fn carry_out(step: &Step, opened: &mut Opened) -> Result<(), Errno> {
             sys::prctl(libc::PR_SET_DUMPABLE, 0)
         }
         Step::NoNewPrivileges => rustix::thread::set_no_new_privs(true),
+        Step::Seccomp(filter) => {
+            opened.listener = seccomp::load_filter(filter.program(), filter.flags())? as u32;
+            Ok(())
+        }
+        Step::Capabilities(sets) => rustix::thread::set_capabilities(None, *sets),
         Step::WorkingDirectory(path) => {
             rustix::process::chdir(path)?;
             // A directory outside of the root shows as "(unreachable)…" (CVE-2024-21626).

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::cgroup::CgroupError;
+use crate::seccomp::SeccompError;
 
 /// Why a container was not created.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +70,18 @@ pub enum CreateError {
     /// The container's cgroup.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// The seccomp profile.
+    #[error(transparent)]
+    Seccomp(#[from] SeccompError),
+    /// The agent for seccomp notifications did not get the listener.
+    #[error("cannot give the seccomp listener to the agent at {}: {source}", path.display())]
+    SeccompAgent {
+        /// The profile's `listenerPath`.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
     /// The kernel refused the new process.
     #[error("cannot make a process in new namespaces")]
     Clone(#[source] io::Error),

@@ -17,6 +17,7 @@
 mod build;
 mod capabilities;
 mod child;
+mod confine;
 mod error;
 mod mounts;
 mod plan;
@@ -39,6 +40,7 @@ use serde::{Deserialize, Serialize};
 
 use self::child::Message;
 use crate::cgroup::{Cgroup, Cgroups};
+use crate::seccomp::{self, ListenerAddress, Told};
 use crate::sys;
 
 /// Longest wait for a child's next word. A set-up step that takes longer hangs (a dead network filesystem).
@@ -74,6 +76,8 @@ pub struct Stdio {
 /// What [`create`] needs.
 #[derive(Debug)]
 pub struct CreateOptions<'a> {
+    /// Name of the container, as an agent for seccomp notifications is told it.
+    pub id: &'a str,
     /// Directory that relative paths of the spec start from, and over which the root is attached inside the container's
     /// mount namespace. Absolute.
     pub bundle: &'a Path,
@@ -108,6 +112,7 @@ pub struct Container {
 pub fn create(options: CreateOptions<'_>) -> Result<Container, CreateError> {
     let (gate_read, gate) = pipe().map_err(CreateError::Pipe)?;
     let (status, status_write) = pipe().map_err(CreateError::Pipe)?;
+    let (id, bundle, spec) = (options.id, options.bundle, options.spec);
     let into_cgroup = match options.cgroup {
         Some((_, group)) => group.open_unified()?,
         None => None,
@@ -124,11 +129,30 @@ pub fn create(options: CreateOptions<'_>) -> Result<Container, CreateError> {
         command: plan.command.clone(),
     };
     // Closes this process's copies of the child's ends, so that the child's death ends the pipe.
-    let steps: Vec<String> = plan.steps.iter().map(plan::Step::describe).collect();
+    let steps: Vec<String> = plan.steps.iter().chain(&plan.last).map(plan::Step::describe).collect();
+    let filter = plan.filter.clone();
     drop(plan);
     let message = container.next_message();
     match message {
-        Ok(Some(Message::Ready)) => Ok(container),
+        Ok(Some(Message::Ready { listener })) => {
+            let told = Told {
+                version: spec.version(),
+                id,
+                pid: container.pid,
+                bundle,
+                annotations: serde_json::json!(spec.annotations().clone().unwrap_or_default()),
+            };
+            match filter.as_ref().and_then(|filter| filter.listener()) {
+                Some(address) => match container.give_listener(listener, address, &told) {
+                    Ok(()) => Ok(container),
+                    Err(source) => {
+                        container.abandon();
+                        Err(CreateError::SeccompAgent { path: address.path.clone(), source })
+                    }
+                },
+                None => Ok(container),
+            }
+        }
         other => {
             container.abandon();
             Err(match other {
@@ -220,6 +244,12 @@ impl Container {
                 Err(errno) => Err(errno.into()),
             };
         }
+    }
+
+    /// The child cannot send it itself: the agent's socket is not in its mount namespace.
+    fn give_listener(&self, number: u32, address: &ListenerAddress, told: &Told<'_>) -> io::Result<()> {
+        let listener = seccomp::take_descriptor(self.pidfd(), number as i32)?;
+        seccomp::send(address, told, listener.as_fd())
     }
 
     /// Kills and reaps a child whose set-up failed.

@@ -2,12 +2,14 @@
 
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use rustix::fs::Dev;
 use rustix::mount::MountAttrFlags;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{CapabilitySets, LinkNameSpaceType};
 
+use crate::seccomp::Filter;
 use crate::sys::CStringArray;
 
 /// A container's plan.
@@ -16,6 +18,11 @@ pub(super) struct Plan {
     pub(super) clone_flags: u64,
     /// In order.
     pub(super) steps: Vec<Step>,
+    /// After the program was found and the other descriptors were closed: what may forbid such things. Numbered on
+    /// from `steps`.
+    pub(super) last: Vec<Step>,
+    /// The filter among them.
+    pub(super) filter: Option<Arc<Filter>>,
     /// `argv[0]` as the spec has it, for messages.
     pub(super) command: String,
     /// Where the program may be, in the order of `PATH`.
@@ -96,6 +103,10 @@ pub(super) enum Step {
         ambient: Vec<rustix::thread::CapabilitySet>,
     },
     NoNewPrivileges,
+    /// Forbids system calls, all from here on included.
+    Seccomp(Arc<Filter>),
+    /// Leaves these capabilities of those that the process has.
+    Capabilities(CapabilitySets),
     WorkingDirectory(CString),
     /// The file mode creation mask of the program.
     Umask(u32),
@@ -170,6 +181,8 @@ impl Step {
                 format!("become user {}:{} with its capabilities", uid.as_raw(), gid.as_raw())
             }
             Self::NoNewPrivileges => "forbid new privileges".to_owned(),
+            Self::Seccomp(_) => "load the seccomp filter".to_owned(),
+            Self::Capabilities(_) => "reduce the capabilities".to_owned(),
             Self::WorkingDirectory(path) => format!("change to the working directory {}", shown(path)),
             Self::Umask(_) => "set the umask".to_owned(),
         }

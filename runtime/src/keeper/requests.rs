@@ -167,6 +167,7 @@ impl Server {
             .create(&self.options.cgroup_parent, &request.id, &limits)
             .map_err(|error| refuse(RefusalKind::Failed, chain(&error)))?;
         let container = container::create(CreateOptions {
+            id: &request.id,
             bundle: &request.bundle,
             spec,
             rootfs: &request.rootfs,
@@ -178,9 +179,10 @@ impl Server {
             let kind = match &error {
                 CreateError::CommandNotFound { .. } => RefusalKind::CommandNotFound,
                 CreateError::CommandNotExecutable { .. } => RefusalKind::CommandNotExecutable,
-                CreateError::Unsupported(_) | CreateError::Invalid(_) | CreateError::Nul { .. } => {
-                    RefusalKind::Invalid
-                }
+                CreateError::Unsupported(_)
+                | CreateError::Invalid(_)
+                | CreateError::Nul { .. }
+                | CreateError::Seccomp(_) => RefusalKind::Invalid,
                 _ => RefusalKind::Failed,
             };
             // The two about the program are word for word what Docker says.

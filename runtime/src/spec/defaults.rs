@@ -7,6 +7,8 @@ use oci_spec::runtime::{
     LinuxNamespaceType, LinuxResources, Mount, Process, Root, Spec,
 };
 
+use crate::seccomp::{self, Machine, SeccompError};
+
 /// `PATH` that Docker gives a container whose image sets none.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -51,7 +53,7 @@ pub fn default_capabilities() -> Capabilities {
 
 /// The spec of a container as `docker run IMAGE` has it: all of Docker's mounts, masked and read-only paths, device
 /// rules, the 14 default capabilities (bounding, permitted, effective; inheritable and ambient empty), six new
-/// namespaces, no resource limits, no rlimits, no seccomp filter. Callers change arguments, environment, user, mounts
+/// namespaces, no resource limits, no rlimits, no seccomp filter (see [`confine`]). Callers change arguments, environment, user, mounts
 /// and limits.
 pub fn default_spec() -> Spec {
     let mut spec = Spec::default();
@@ -65,6 +67,23 @@ pub fn default_spec() -> Spec {
     spec.set_process(Some(default_process()));
     spec.set_linux(Some(default_linux()));
     spec
+}
+
+/// Gives a spec Docker's default seccomp profile for its capabilities, unless it has a profile. To be called when the
+/// capabilities are what they will be; not for privileged and unconfined containers.
+///
+/// # Errors
+/// [`SeccompError::Machine`]: there are no filters for this processor.
+pub fn confine(spec: &mut Spec) -> Result<(), SeccompError> {
+    let capabilities = spec.process().as_ref().and_then(|process| process.capabilities().as_ref());
+    let bounding = capabilities.and_then(|sets| sets.bounding().clone()).unwrap_or_default();
+    let mut linux = spec.linux().clone().unwrap_or_default();
+    if linux.seccomp().is_none() {
+        let profile = seccomp::default_profile(&bounding, seccomp::kernel_version(), Machine::native()?);
+        linux.set_seccomp(Some(profile));
+        spec.set_linux(Some(linux));
+    }
+    Ok(())
 }
 
 fn default_process() -> Process {

@@ -3,7 +3,7 @@
 mod defaults;
 mod user;
 
-pub use self::defaults::{default_capabilities, default_spec};
+pub use self::defaults::{confine, default_capabilities, default_spec};
 pub use self::user::{ResolvedUser, UserError, resolve_user};
 
 use std::io::{self, Write};

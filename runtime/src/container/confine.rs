@@ -1,0 +1,56 @@
+//! The seccomp filter's place in the plan.
+//!
+//! Whatever a filter forbids, the set-up after it cannot do either. So it comes last, when only the words over the
+//! pipes and the exec are left. But a process that may still gain privileges needs CAP_SYS_ADMIN to load a filter
+//! (seccomp(2)): it keeps that one capability until then, and capset(2) is what it has to do under the filter. runc
+//! loads it before all of user, groups, capabilities and working directory, so a profile that runc can use works here.
+
+use std::sync::{Arc, LazyLock};
+
+use oci_spec::runtime::{LinuxSeccomp, Process};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use super::CreateError;
+use super::plan::Step;
+use crate::seccomp::{Filter, FilterCache};
+
+/// Filters of this process's containers.
+static FILTERS: LazyLock<FilterCache> = LazyLock::new(FilterCache::default);
+
+/// How a process is confined.
+pub(super) struct Confinement {
+    /// Its capabilities until `last` is carried out.
+    pub(super) until_then: CapabilitySets,
+    /// To be done when nothing else is.
+    pub(super) last: Vec<Step>,
+    pub(super) filter: Option<Arc<Filter>>,
+}
+
+/// Plans the filter of a process that is to have these capabilities.
+pub(super) fn plan(
+    profile: Option<&LinuxSeccomp>,
+    process: &Process,
+    sets: CapabilitySets,
+) -> Result<Confinement, CreateError> {
+    let Some(profile) = profile else {
+        return Ok(Confinement { until_then: sets, last: Vec::new(), filter: None });
+    };
+    let filter = FILTERS.get(profile)?;
+    let may_load = process.no_new_privileges() == Some(true)
+        || sets.effective.contains(CapabilitySet::SYS_ADMIN)
+        // Without it loading fails, and says so.
+        || !has_admin()?;
+    let mut last = vec![Step::Seccomp(Arc::clone(&filter))];
+    let mut until_then = sets;
+    if !may_load {
+        until_then.permitted |= CapabilitySet::SYS_ADMIN;
+        until_then.effective |= CapabilitySet::SYS_ADMIN;
+        last.push(Step::Capabilities(sets));
+    }
+    Ok(Confinement { until_then, last, filter: Some(filter) })
+}
+
+fn has_admin() -> Result<bool, CreateError> {
+    caps::has_cap(None, caps::CapSet::Permitted, caps::Capability::CAP_SYS_ADMIN)
+        .map_err(|error| CreateError::Capabilities(error.to_string()))
+}
