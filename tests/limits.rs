@@ -86,6 +86,9 @@ fn a_container_has_namespaces_capabilities_and_paths_of_its_own() {
         assert_eq!(set, expected, "{name} is {set:x}");
     }
 
+    // SECCOMP_MODE_FILTER, by Docker's default profile.
+    assert_eq!(status(process, "Seccomp"), "2");
+
     assert_eq!(mount_at(process, "/").unwrap().0, "overlay");
     let mounted = mounts(process);
     for path in ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/sys"] {

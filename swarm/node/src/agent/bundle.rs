@@ -22,6 +22,8 @@ use oci_spec::runtime::{
 use skep_state::Task;
 use skep_state::spec::{ContainerSpec, Mount, ResourceRequirements};
 
+use super::confinement;
+
 /// Where a host keeps its name servers.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
@@ -129,6 +131,9 @@ pub(crate) enum BundleError {
     /// A capability that does not exist.
     #[error("unknown capability {0:?}")]
     Capability(String),
+    /// A seccomp profile of the service's own.
+    #[error("seccomp mode {0:?}: this version has the default profile and \"unconfined\"")]
+    Seccomp(String),
     /// A limit that does not exist.
     #[error("unknown ulimit {0:?}")]
     Ulimit(String),
@@ -230,6 +235,7 @@ fn spec(folder: &Path, input: &BundleInput<'_>, hostname: &str) -> Result<Spec, 
         mounts.push(user_mount(mount, input.volumes)?);
     }
     spec.set_mounts(Some(mounts));
+    confinement::apply(&mut spec, container.privileges.as_ref())?;
     Ok(spec)
 }
 

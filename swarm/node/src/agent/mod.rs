@@ -3,6 +3,7 @@
 //! It keeps its assignments on disk, so that a node that starts with no manager in sight goes on with what it knows.
 
 mod bundle;
+mod confinement;
 mod exits;
 mod listening;
 mod runner;
