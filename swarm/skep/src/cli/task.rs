@@ -125,7 +125,7 @@ fn table(tasks: Vec<Value>, names: &Names, flags: &Ps, now: Timestamp) -> Table 
         let since: Timestamp =
             serde_json::from_value(task["Status"]["Timestamp"].clone()).unwrap_or_default();
         table.row(vec![
-            if flags.no_trunc || flags.quiet { id } else { id.chars().take(12).collect() },
+            if flags.no_trunc { id } else { id.chars().take(12).collect() },
             shown,
             image(&text(task, "/Spec/ContainerSpec/Image"), flags.no_trunc),
             names.node(&text(task, "/NodeID")),
