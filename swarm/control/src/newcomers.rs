@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use skep_state::spec::NodeRole;
 use skep_state::{Change, State, Timestamp};
 
 use crate::draft::Draft;
@@ -46,7 +47,9 @@ pub(crate) fn run(draft: &mut Draft<'_>, since: &BTreeMap<String, Timestamp>) {
     let mut cluster = draft.state.cluster.clone();
     let mut changes = Vec::new();
     for node in overdue.iter().take(MAX_REMOVED) {
-        changes.extend(node_removal(cluster.as_mut(), node, draft.now));
+        // A worker that is not listed is refused anyway, and the list of the removed has room for so many only.
+        let remembers = cluster.as_mut().filter(|_| node.role == NodeRole::Manager);
+        changes.extend(node_removal(remembers, node, draft.now));
     }
     changes.extend(cluster.map(|cluster| Change::PutCluster(Box::new(cluster))));
     if draft.change(changes) && overdue.len() > MAX_REMOVED {
@@ -57,7 +60,6 @@ pub(crate) fn run(draft: &mut Draft<'_>, since: &BTreeMap<String, Timestamp>) {
 
 #[cfg(test)]
 mod tests {
-    use skep_state::spec::NodeRole;
     use skep_state::{Cluster, Kind, Node, NodeState, Raft, State};
 
     use super::*;
@@ -103,7 +105,7 @@ mod tests {
         let plan = decide(&state, 1_300, 1_000);
         assert_eq!(removed(&plan), ["ghost"]);
         state.apply(1, &skep_state::Transaction { at: at(1_300), changes: plan.changes }).unwrap();
-        assert_eq!(state.cluster.as_ref().unwrap().removed.get("ghost"), Some(&at(90_000)));
+        assert!(state.cluster.as_ref().unwrap().removed.is_empty(), "workers need not be remembered");
         assert!(state.nodes.is_empty() && decide(&state, 1_301, 1_301).changes.is_empty());
     }
 

@@ -105,7 +105,11 @@ impl Runner {
             Ok(container) => match container.status {
                 Kept::Running => {
                     tracing::info!(task = %self.task.name(), pid = ?container.pid, "adopted a running container");
-                    self.report_running(id, container.pid.unwrap_or(0));
+                    let pid = container.pid.unwrap_or(0);
+                    if self.task.status.state < TaskState::Running {
+                        listening::until(pid, &self.task.listens).await;
+                    }
+                    self.report_running(id, pid);
                     if let Some(image) = self.context.images.id(&self.task.spec.container_spec.image).await {
                         self.context.images_used.lock().insert(self.task.meta.id.clone(), image);
                     }

@@ -129,7 +129,10 @@ impl Dispatcher {
             () = outwards => {}
             () = inwards => {}
             () = self.stopped.cancelled() => {}
-            _ = leadership.wait_for(|_| !self.raft.is_leader()) => {}
+            _ = leadership.wait_for(|_| !self.raft.is_leader()) => {
+                // That their sessions end is not the nodes' doing.
+                *self.registrations.lock() = Registrations::default();
+            }
         }
     }
 

@@ -92,6 +92,9 @@ impl Leader {
         loop {
             let raft = self.raft.clone();
             tokio::select! {
+                // First: what arrives at a leader that has only just begun must not be thrown away below, for whoever
+                // has a session does not say it again.
+                biased;
                 led = leadership.wait_for(|_| raft.is_leader()) => if led.is_err() { return },
                 // Messages for a leader that is none any more: the agents will find the new one and say it again.
                 _ = self.inbox.recv() => continue,
@@ -267,7 +270,7 @@ impl Leader {
         if !term.arrived.contains_key(id) || !self.is_heard(id) {
             return None;
         }
-        if is_lost(node) {
+        if is_lost(node) || node.awaited {
             return Some(Health::Back);
         }
         let moved = seen.get(id).is_some_and(|address| *address != node.status.addr);
