@@ -159,19 +159,31 @@ pub(crate) fn reset_signals() {
     };
 }
 
-/// Closes every descriptor from 3 on but these two (close_range(2)), so that none leaks into the container
+/// Closes every descriptor from 3 + `preserved` on but these (close_range(2)), so that none leaks into the container
 /// (CVE-2024-21626).
 ///
 /// For a child between clone and exec: owners of the closed ones still stand in its copy of the parent's memory, and
 /// must never be dropped there.
-pub(crate) fn close_all_but(one: &OwnedFd, other: &OwnedFd) -> Result<(), Errno> {
-    let (one, other) = (one.as_raw_fd() as u32, other.as_raw_fd() as u32);
-    let (low, high) = (one.min(other), one.max(other));
-    for (first, last) in [(3, low.wrapping_sub(1)), (low + 1, high.wrapping_sub(1)), (high + 1, u32::MAX)] {
-        if first <= last {
+pub(crate) fn close_all_but(
+    preserved: u32,
+    one: &OwnedFd,
+    two: &OwnedFd,
+    three: Option<&OwnedFd>,
+) -> Result<(), Errno> {
+    let number = |fd: &OwnedFd| fd.as_raw_fd() as u32;
+    let mut kept = [number(one), number(two), three.map_or(u32::MAX, number)];
+    kept.sort_unstable();
+    let mut first = preserved.saturating_add(3);
+    for fd in kept {
+        if first < fd {
             // SAFETY: the caller never drops an owner of these, see above.
-            result(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })?;
+            result(unsafe { libc::syscall(libc::SYS_close_range, first, fd - 1, 0) })?;
         }
+        first = first.max(fd.saturating_add(1));
+    }
+    if first < u32::MAX {
+        // SAFETY: as above.
+        result(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) })?;
     }
     Ok(())
 }

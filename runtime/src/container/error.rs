@@ -167,3 +167,8 @@ fn reason(error: &io::Error) -> String {
         _ => error.to_string(),
     }
 }
+
+/// An exec that the kernel refused.
+pub(super) fn exec_error(command: &str, errno: rustix::io::Errno) -> StartError {
+    StartError::Exec { command: command.to_owned(), source: errno.into() }
+}

@@ -19,11 +19,16 @@ mod capabilities;
 mod child;
 mod confine;
 mod error;
+mod exec;
+mod gate;
+pub mod hooks;
 mod mounts;
 mod plan;
 mod rootfs;
 
 pub use self::error::{CreateError, StartError};
+pub use self::exec::{ExecOptions, exec};
+pub use self::gate::Gate;
 
 use std::ffi::CString;
 use std::io;
@@ -89,6 +94,13 @@ pub struct CreateOptions<'a> {
     pub netns: Option<BorrowedFd<'a>>,
     /// Standard descriptors.
     pub stdio: Stdio,
+    /// A connected unix socket that gets the terminal's master side (`SCM_RIGHTS`) if the spec wants a terminal; the
+    /// terminal then stands in for `stdio`.
+    pub console: Option<OwnedFd>,
+    /// How many of this process's descriptors from 3 on the program gets too. They have to be open.
+    pub preserve_fds: u32,
+    /// Who may start the container.
+    pub gate: Gate,
     /// The group to run in, made with [`Cgroups::create`], and the host's hierarchies.
     pub cgroup: Option<(&'a Cgroups, &'a Cgroup)>,
 }
@@ -110,14 +122,14 @@ pub struct Container {
 /// # Errors
 /// See [`CreateError`]. No process, mount or namespace is left then; the cgroup is the caller's to remove.
 pub fn create(options: CreateOptions<'_>) -> Result<Container, CreateError> {
-    let (gate_read, gate) = pipe().map_err(CreateError::Pipe)?;
+    let gate::Ends { read, write: gate, told } = options.gate.open()?;
     let (status, status_write) = pipe().map_err(CreateError::Pipe)?;
     let (id, bundle, spec) = (options.id, options.bundle, options.spec);
     let into_cgroup = match options.cgroup {
         Some((_, group)) => group.open_unified()?,
         None => None,
     };
-    let plan = build::build(options, gate_read, status_write)?;
+    let plan = build::build(options, read, status_write, told)?;
     let child =
         sys::clone_child(plan.clone_flags, into_cgroup.as_ref().map(AsFd::as_fd), || child::run(&plan));
     let child = child.map_err(|errno| CreateError::Clone(errno.into()))?;
@@ -196,9 +208,7 @@ impl Container {
         match self.next_message() {
             // The pipe ends by exec. An init killed at the gate ends it too; that shows as its exit status.
             Ok(None) => Ok(()),
-            Ok(Some(Message::NotExecutable(errno))) => {
-                Err(StartError::Exec { command: self.command.clone(), source: errno.into() })
-            }
+            Ok(Some(Message::NotExecutable(errno))) => Err(error::exec_error(&self.command, errno)),
             Ok(_) => Err(StartError::Died),
             Err(source) => Err(StartError::Silent { source }),
         }
@@ -260,6 +270,7 @@ impl Container {
     }
 }
 
+/// A pipe that no program inherits.
 fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(pipe_with(PipeFlags::CLOEXEC)?)
 }

@@ -31,8 +31,12 @@ pub(super) struct Plan {
     pub(super) envp: CStringArray,
     /// Read end: a byte opens it, its end closes it for good.
     pub(super) gate: OwnedFd,
-    /// Write end.
+    /// Write end: what happens up to the gate.
     pub(super) status: OwnedFd,
+    /// What happens after it, if somebody else than the parent opens it.
+    pub(super) told: Option<OwnedFd>,
+    /// Descriptors from 3 on that the program gets.
+    pub(super) preserved: u32,
 }
 
 /// One step. Errors are reported by its index.

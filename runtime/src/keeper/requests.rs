@@ -12,7 +12,7 @@ use super::protocol::{
 use super::records::{Record, process_identity};
 use super::server::{End, Server, now};
 use crate::cgroup::Limits;
-use crate::container::{self, CreateError, CreateOptions, StartError};
+use crate::container::{self, CreateError, CreateOptions, Gate, StartError};
 use crate::spec::read_bundle;
 
 /// The last signal there is (signal(7)).
@@ -173,6 +173,9 @@ impl Server {
             rootfs: &request.rootfs,
             netns: netns.map(AsFd::as_fd),
             stdio,
+            console: None,
+            preserve_fds: 0,
+            gate: Gate::Owner,
             cgroup: Some((&self.cgroups, &group)),
         });
         let container = container.map_err(|error| {

@@ -13,7 +13,7 @@ use oci_spec::runtime::{Capability, LinuxSeccomp, LinuxSeccompAction as Action, 
 use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, waitid};
 
 use super::{Filter, Machine, default_profile, kernel_version, load_filter};
-use crate::container::{CreateError, CreateOptions, Rootfs, Stdio, create};
+use crate::container::{CreateError, CreateOptions, Gate, Rootfs, Stdio, create};
 use crate::spec::{confine, default_capabilities, default_spec};
 use crate::sys;
 
@@ -101,6 +101,9 @@ fn run(spec: &Spec) -> Result<String, CreateError> {
         rootfs: &Rootfs::Directory("/".into()),
         netns: None,
         stdio: Stdio { stdin: copy(), stdout: copy(), stderr: copy() },
+        console: None,
+        preserve_fds: 0,
+        gate: Gate::Owner,
         cgroup: None,
     })?;
     container.start().unwrap();

@@ -1,0 +1,90 @@
+//! The one way into the root filesystem, and the one to procfs.
+
+use std::ffi::CStr;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
+
+use crate::container::plan::Target;
+
+/// The one way into the root filesystem.
+pub(super) fn in_root(root: BorrowedFd<'_>, path: &CStr, strict: bool) -> Result<OwnedFd, Errno> {
+    let mut flags = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    flags.set(ResolveFlags::NO_SYMLINKS, strict);
+    loop {
+        match openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), flags) {
+            // Somebody renamed or mounted meanwhile (openat2(2)).
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            other => return other,
+        }
+    }
+}
+
+/// The target, made if missing.
+pub(super) fn resolve(root: BorrowedFd<'_>, target: &Target) -> Result<OwnedFd, Errno> {
+    let last = target.prefixes.len().checked_sub(1).ok_or(Errno::INVAL)?;
+    match in_root(root, &target.prefixes[last], target.strict) {
+        Err(Errno::NOENT) => {}
+        other => return other,
+    }
+    for (index, (prefix, name)) in target.prefixes.iter().zip(&target.names).enumerate() {
+        match in_root(root, prefix, target.strict) {
+            Ok(_) => continue,
+            Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno),
+        }
+        if target.file && index == last {
+            // Without O_EXCL a dangling link in the image (resolv.conf) makes the file it names, inside the root.
+            let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+            let mut how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+            how.set(ResolveFlags::NO_SYMLINKS, target.strict);
+            drop(openat2(root, prefix, flags, Mode::from_raw_mode(0o644), how)?);
+        } else {
+            let parent = parent(root, target, index)?;
+            match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+    in_root(root, &target.prefixes[last], target.strict)
+}
+
+fn parent(root: BorrowedFd<'_>, target: &Target, index: usize) -> Result<OwnedFd, Errno> {
+    match index.checked_sub(1) {
+        Some(above) => in_root(root, &target.prefixes[above], target.strict),
+        None => in_root(root, c".", false),
+    }
+}
+
+pub(super) fn resolve_parent<'a>(
+    root: BorrowedFd<'_>,
+    target: &'a Target,
+) -> Result<(OwnedFd, &'a CStr), Errno> {
+    let last = target.prefixes.len().checked_sub(1).ok_or(Errno::INVAL)?;
+    Ok((parent(root, target, last)?, &target.names[last]))
+}
+
+pub(super) fn make_directory(
+    root: BorrowedFd<'_>,
+    target: &Target,
+    uid: rustix::process::Uid,
+    gid: rustix::process::Gid,
+) -> Result<(), Errno> {
+    let last = target.prefixes.len().checked_sub(1).ok_or(Errno::INVAL)?;
+    match in_root(root, &target.prefixes[last], target.strict) {
+        Ok(_) => return Ok(()),
+        Err(Errno::NOENT) => {}
+        Err(errno) => return Err(errno),
+    }
+    let made = resolve(root, target)?;
+    rustix::fs::chownat(&made, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH)
+}
+
+/// Writes below a procfs that no mount of the container can cover.
+pub(super) fn write_proc(proc: BorrowedFd<'_>, path: &CStr, value: &[u8]) -> Result<(), Errno> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
+    let file = openat2(proc, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty(), resolve)?;
+    if rustix::io::write(&file, value)? == value.len() { Ok(()) } else { Err(Errno::IO) }
+}

@@ -1,0 +1,133 @@
+//! What a created container waits at.
+//!
+//! ```text
+//!   create ... init at the gate --- a byte ---> exec ---> the status pipe ends: it runs
+//!                    |                            | refused: a message over the status pipe, the init ends
+//!                    | the last writer is gone (pipe only)
+//!                    v
+//!               the init ends
+//! ```
+//!
+//! A keeper that outlives its containers' creation uses a pipe: its own death must end what was never started. A command
+//! that ends between `create` and `start` leaves two named pipes instead, held open by the init alone: one that another
+//! process writes the byte into, one that it reads the outcome from.
+
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::child::Message;
+use super::error::exec_error;
+use super::{CreateError, StartError, pipe};
+
+/// Name of the pipe for the byte.
+const GATE_NAME: &str = "exec.gate";
+
+/// Name of the pipe for the outcome.
+const STATUS_NAME: &str = "exec.status";
+
+/// Longest wait for the exec after the byte: start hooks run in between and have their own time.
+const EXEC_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// Who may start a created container.
+#[derive(Clone, Debug, Default)]
+pub enum Gate {
+    /// The creating process alone, by [`super::Container::start`]; its end is the container's end.
+    #[default]
+    Owner,
+    /// Whoever can open the pipes that are made in this directory, by [`Gate::pass`]. The creator may end before.
+    Named(PathBuf),
+}
+
+/// The gate's ends as the creator has them.
+pub(super) struct Ends {
+    /// The init's.
+    pub(super) read: OwnedFd,
+    /// The creator's.
+    pub(super) write: OwnedFd,
+    /// The init's: where it tells what became of the exec, if that is not the creator's pipe.
+    pub(super) told: Option<OwnedFd>,
+}
+
+impl Gate {
+    pub(super) fn open(&self) -> Result<Ends, CreateError> {
+        let Self::Named(directory) = self else {
+            let (read, write) = pipe().map_err(CreateError::Pipe)?;
+            return Ok(Ends { read, write, told: None });
+        };
+        let open = || -> Result<Ends, Errno> {
+            for name in [GATE_NAME, STATUS_NAME] {
+                let mode = Mode::RUSR | Mode::WUSR;
+                rustix::fs::mknodat(rustix::fs::CWD, directory.join(name), FileType::Fifo, mode, 0)?;
+            }
+            // Open for both, so that neither side waits for the other and the init's reading never ends by itself
+            // (fifo(7)).
+            let flags = OFlags::RDWR | OFlags::CLOEXEC;
+            let gate = rustix::fs::open(directory.join(GATE_NAME), flags, Mode::empty())?;
+            let told = rustix::fs::open(directory.join(STATUS_NAME), flags, Mode::empty())?;
+            let write = gate.try_clone().map_err(|_| Errno::MFILE)?;
+            Ok(Ends { read: gate, write, told: Some(told) })
+        };
+        open().map_err(|errno| CreateError::Pipe(errno.into()))
+    }
+
+    /// Whether a container that was created with [`Gate::Named`] in `directory` has not been started.
+    pub fn is_closed(directory: &Path) -> bool {
+        directory.join(GATE_NAME).exists()
+    }
+
+    /// Starts such a container, and returns when its program runs.
+    ///
+    /// # Errors
+    /// [`StartError`]; the init is ending then, save after [`StartError::Started`].
+    pub fn pass(directory: &Path, command: &str) -> Result<(), StartError> {
+        let gone = |errno: Errno| match errno {
+            // Nobody reads: the init is gone.
+            Errno::NXIO => StartError::Died,
+            Errno::NOENT => StartError::Started,
+            errno => StartError::Silent { source: errno.into() },
+        };
+        let path = directory.join(GATE_NAME);
+        let flags = OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let status = rustix::fs::open(directory.join(STATUS_NAME), OFlags::RDONLY | flags, Mode::empty());
+        let status = status.map_err(gone)?;
+        let gate = rustix::fs::open(&path, OFlags::WRONLY | flags, Mode::empty()).map_err(gone)?;
+        // Of two that start at once one takes the name away, and that one alone goes on.
+        rustix::fs::unlink(&path).map_err(gone)?;
+        rustix::io::write(&gate, b"!").map_err(gone)?;
+        drop(gate);
+        let outcome = wait(&status).map_err(|source| StartError::Silent { source })?;
+        let _ = rustix::fs::unlink(directory.join(STATUS_NAME));
+        match outcome {
+            None => Ok(()),
+            Some(Message::NotExecutable(errno)) => Err(exec_error(command, errno)),
+            Some(_) => Err(StartError::Died),
+        }
+    }
+}
+
+fn wait(status: &OwnedFd) -> io::Result<Option<Message>> {
+    let deadline = Instant::now() + EXEC_WAIT_MAX;
+    let mut bytes = [0; Message::SIZE];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(status.as_fd(), PollFlags::POLLIN)], left) {
+            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+            Ok(_) => {}
+            Err(nix::errno::Errno::EINTR) => continue,
+            Err(errno) => return Err(errno.into()),
+        }
+        match rustix::io::read(status, &mut bytes) {
+            Ok(0) => return Ok(None),
+            Ok(_) => return Ok(Message::decode(&bytes)),
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
