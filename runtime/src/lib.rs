@@ -6,12 +6,14 @@
 //! - [`spec`]: Docker's default OCI spec, bundles, and who `user[:group]` is in an image.
 //! - [`container`]: the library: bundle in, blocked init out; start, signal, wait.
 //! - [`cgroup`]: limits on cgroup v1, hybrid and v2, chosen by what is mounted.
+//! - [`selfexe`]: the runtime's own program, out of the containers' reach.
 //! - [`keeper`]: the process that outlives its clients and is the parent of every container, and the client for it.
 
 pub mod cgroup;
 pub mod container;
 pub mod keeper;
 pub mod seccomp;
+pub mod selfexe;
 pub mod spec;
 
 mod sys;

@@ -138,6 +138,22 @@ pub(crate) fn execve(path: &CStr, argv: &CStringArray, envp: &CStringArray) -> E
     result(c_long::from(returned)).err().unwrap_or(Errno::NOEXEC)
 }
 
+/// execveat(2) of the file that a descriptor refers to. Returns only if it failed.
+pub(crate) fn execveat(program: &OwnedFd, argv: &CStringArray, envp: &CStringArray) -> Errno {
+    // SAFETY: as for `execve`; the path is an empty C string.
+    let returned = unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            program.as_raw_fd(),
+            c"".as_ptr(),
+            argv.pointers.as_ptr(),
+            envp.pointers.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    result(returned).err().unwrap_or(Errno::NOEXEC)
+}
+
 /// Ends the process now, without destructors or exit handlers (which belong to the parent's copy).
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: _exit has no preconditions.
