@@ -14,6 +14,7 @@
 //! inside the root filesystem is only ever resolved by the kernel below the root's descriptor
 //! (`openat2(RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)`), so that no link in an image leads to the host.
 
+mod attribute;
 mod build;
 mod capabilities;
 mod child;
@@ -23,12 +24,15 @@ mod exec;
 mod gate;
 pub mod hooks;
 mod mounts;
+mod net_devices;
 mod plan;
+mod resctrl;
 mod rootfs;
 
 pub use self::error::{CreateError, StartError};
 pub use self::exec::{ExecOptions, exec};
 pub use self::gate::Gate;
+pub use self::resctrl::remove as remove_resctrl;
 
 use std::ffi::CString;
 use std::io;
@@ -99,6 +103,8 @@ pub struct CreateOptions<'a> {
     pub console: Option<OwnedFd>,
     /// How many of this process's descriptors from 3 on the program gets too. They have to be open.
     pub preserve_fds: u32,
+    /// Leave the process in the caller's session keyring instead of one of the container's own.
+    pub no_new_keyring: bool,
     /// Who may start the container.
     pub gate: Gate,
     /// The group to run in, made with [`Cgroups::create`], and the host's hierarchies.
@@ -129,7 +135,7 @@ pub fn create(options: CreateOptions<'_>) -> Result<Container, CreateError> {
         Some((_, group)) => group.open_unified()?,
         None => None,
     };
-    let plan = build::build(options, read, status_write, told)?;
+    let mut plan = build::build(options, read, status_write, told)?;
     let child =
         sys::clone_child(plan.clone_flags, into_cgroup.as_ref().map(AsFd::as_fd), || child::run(&plan));
     let child = child.map_err(|errno| CreateError::Clone(errno.into()))?;
@@ -143,7 +149,27 @@ pub fn create(options: CreateOptions<'_>) -> Result<Container, CreateError> {
     // Closes this process's copies of the child's ends, so that the child's death ends the pipe.
     let steps: Vec<String> = plan.steps.iter().chain(&plan.last).map(plan::Step::describe).collect();
     let filter = plan.filter.clone();
+    let (net_devices, resctrl) = (plan.net_devices.take(), plan.resctrl.take());
     drop(plan);
+    let outside = || -> Result<Option<resctrl::Joined>, CreateError> {
+        let joined = resctrl.map(|group| group.join(container.pid)).transpose()?;
+        if let Some(devices) = net_devices {
+            devices.move_in(container.pid)?;
+        }
+        Ok(joined)
+    };
+    let mut joined = match outside() {
+        Ok(joined) => joined,
+        Err(error) => {
+            container.abandon();
+            return Err(error);
+        }
+    };
+    let undo = |joined: &mut Option<resctrl::Joined>| {
+        if let Some(joined) = joined {
+            joined.undo();
+        }
+    };
     let message = container.next_message();
     match message {
         Ok(Some(Message::Ready { listener })) => {
@@ -159,6 +185,7 @@ pub fn create(options: CreateOptions<'_>) -> Result<Container, CreateError> {
                     Ok(()) => Ok(container),
                     Err(source) => {
                         container.abandon();
+                        undo(&mut joined);
                         Err(CreateError::SeccompAgent { path: address.path.clone(), source })
                     }
                 },
@@ -167,6 +194,7 @@ pub fn create(options: CreateOptions<'_>) -> Result<Container, CreateError> {
         }
         other => {
             container.abandon();
+            undo(&mut joined);
             Err(match other {
                 Ok(Some(Message::Failed { step, errno })) => CreateError::Step {
                     step: steps.get(step as usize).cloned().unwrap_or_else(|| "close descriptors".to_owned()),

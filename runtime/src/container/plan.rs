@@ -9,6 +9,9 @@ use rustix::mount::MountAttrFlags;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{CapabilitySets, LinkNameSpaceType};
 
+use super::attribute::Attribute;
+use super::net_devices::NetDevices;
+use super::resctrl::Membership;
 use crate::seccomp::Filter;
 use crate::sys::CStringArray;
 
@@ -37,10 +40,16 @@ pub(super) struct Plan {
     pub(super) told: Option<OwnedFd>,
     /// Descriptors from 3 on that the program gets.
     pub(super) preserved: u32,
+    /// For the creator, after the clone: devices to move in.
+    pub(super) net_devices: Option<NetDevices>,
+    /// For the creator, after the clone: the group of caches and memory bandwidth to join.
+    pub(super) resctrl: Option<Membership>,
 }
 
 /// One step. Errors are reported by its index.
 pub(super) enum Step {
+    /// Something of the process itself.
+    Attribute(Attribute),
     /// Write oneself into a v1 group.
     JoinCgroup(OwnedFd),
     /// Only now, when all groups are joined, do they become the namespace's root.
@@ -157,6 +166,7 @@ impl Step {
     pub(super) fn describe(&self) -> String {
         let shown = |text: &CString| text.to_string_lossy().into_owned();
         match self {
+            Self::Attribute(attribute) => attribute.describe(),
             Self::JoinCgroup(_) => "join the cgroup".to_owned(),
             Self::NewCgroupNamespace => "make the cgroup namespace".to_owned(),
             Self::Session => "make a session".to_owned(),
@@ -171,14 +181,16 @@ impl Step {
             Self::Directory(target, ..) => format!("make the directory {}", target.shown()),
             Self::Device { target, .. } => format!("make the device {}", target.shown()),
             Self::Symlink { directory, name, .. } => format!("link /{}/{}", shown(directory), shown(name)),
-            Self::Sysctl { path, .. } => format!("set /proc/{}", shown(path)),
+            Self::Sysctl { path, value } => {
+                format!("set /proc/{} to {:?}", shown(path), String::from_utf8_lossy(value))
+            }
             Self::Hostname(_) => "set the host name".to_owned(),
             Self::Domainname(_) => "set the domain name".to_owned(),
             Self::ReadonlyPath(path) => format!("make /{} read-only", shown(path)),
             Self::MaskedPath(path) => format!("mask /{}", shown(path)),
             Self::ReadonlyRoot => "make the root filesystem read-only".to_owned(),
             Self::PivotRoot => "change the root".to_owned(),
-            Self::OomScore(_) => "set the OOM score".to_owned(),
+            Self::OomScore(value) => format!("set process.oomScoreAdj to {}", String::from_utf8_lossy(value)),
             Self::Rlimit { name, soft, hard, .. } => format!("set {name} to {soft}:{hard}"),
             Self::DropBounding(number) => format!("drop capability {number}"),
             Self::Credentials { uid, gid, .. } => {

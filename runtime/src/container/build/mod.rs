@@ -1,9 +1,12 @@
 //! From the spec to the plan: everything that can be wrong in a spec is found here, before there is a process.
 
+mod attributes;
 mod devices;
+mod environment;
+mod lsm;
 mod mounts;
 mod namespaces;
-mod process;
+pub(super) mod process;
 mod settings;
 
 use std::ffi::CString;
@@ -14,10 +17,10 @@ use std::path::{Component, Path, PathBuf};
 use oci_spec::runtime::{Linux, Process, Spec};
 use rustix::process::{Gid, Uid};
 
+use self::process::{PlannedProcess, Surroundings};
 use super::plan::{Plan, Step, Target};
-use super::{CreateError, CreateOptions, Stdio, c_string, rootfs};
+use super::{CreateError, CreateOptions, Stdio, c_string, net_devices, resctrl, rootfs};
 use crate::cgroup::Cgroups;
-use crate::sys::CStringArray;
 
 /// Makes the plan.
 pub(in crate::container) fn build(
@@ -38,10 +41,18 @@ pub(in crate::container) fn build(
     builder.steps.push(Step::Session);
     let Stdio { stdin, stdout, stderr } = options.stdio;
     builder.steps.push(Step::Stdio([stdin, stdout, stderr]));
-    let clone_flags = builder.namespaces(
-        &linux,
-        options.netns.map(|fd| fd.try_clone_to_owned()).transpose().map_err(CreateError::Pipe)?,
-    )?;
+    let copy = || options.netns.map(|fd| fd.try_clone_to_owned()).transpose().map_err(CreateError::Pipe);
+    let (netns, joined) = (options.netns.is_some(), copy()?);
+    let clone_flags = builder.namespaces(&linux, copy()?)?;
+    let own = settings::Own::of(&linux, netns)?;
+    lsm::check_mount_label(&linux)?;
+    let net_devices = match net_devices::plan(&linux, own.net, joined)? {
+        Some((devices, wait)) => {
+            builder.steps.push(Step::Attribute(wait));
+            Some(devices)
+        }
+        None => None,
+    };
     builder.steps.extend([Step::PrivateMounts, Step::OpenNull, Step::OpenProc]);
     builder.steps.push(Step::AttachRoot(rootfs::open(options.rootfs, options.bundle)?));
     let mounts = spec.mounts().as_deref().unwrap_or_default();
@@ -54,28 +65,27 @@ pub(in crate::container) fn build(
     {
         builder.devices(linux.devices().as_deref().unwrap_or_default())?;
     }
-    builder.kernel_settings(spec, &linux, clone_flags)?;
+    builder.kernel_settings(spec, &linux, own)?;
     builder.root(spec, &linux, process)?;
-    let (command, programs, confinement) = builder.process(process, &linux)?;
-    let strings = |list: &[String], what| {
-        list.iter().map(|text| c_string(text.as_bytes(), what)).collect::<Result<Vec<_>, _>>()
-    };
+    let around =
+        Surroundings { id: options.id, linux: &linux, init: true, new_keyring: !options.no_new_keyring };
+    let PlannedProcess { steps, last, filter, program } = process::plan(process, &around)?;
+    builder.steps.extend(steps);
     Ok(Plan {
         clone_flags,
         steps: builder.steps,
-        last: confinement.last,
-        filter: confinement.filter,
-        command,
-        programs,
-        argv: CStringArray::new(strings(process.args().as_deref().unwrap_or_default(), "an argument")?),
-        envp: CStringArray::new(strings(
-            process.env().as_deref().unwrap_or_default(),
-            "an environment variable",
-        )?),
+        last,
+        filter,
+        command: program.command,
+        programs: program.programs,
+        argv: program.argv,
+        envp: program.envp,
         gate,
         status,
         told,
         preserved: options.preserve_fds,
+        net_devices,
+        resctrl: resctrl::plan(&linux, options.id)?,
     })
 }
 
@@ -84,11 +94,7 @@ fn refuse_unsupported(spec: &Spec, linux: &Linux, process: &Process) -> Result<(
     let checks = [
         (process.terminal() == Some(true), "process.terminal"),
         (linux.uid_mappings().as_ref().is_some_and(|list| !list.is_empty()), "linux.uidMappings"),
-        (process.apparmor_profile().as_ref().is_some_and(|name| !name.is_empty()), "process.apparmorProfile"),
-        (process.selinux_label().as_ref().is_some_and(|name| !name.is_empty()), "process.selinuxLabel"),
         (spec.hooks().is_some(), "hooks"),
-        (linux.intel_rdt().is_some(), "linux.intelRdt"),
-        (linux.personality().is_some(), "linux.personality"),
     ];
     match checks.iter().find(|check| check.0) {
         Some((_, what)) => Err(CreateError::Unsupported((*what).to_owned())),
