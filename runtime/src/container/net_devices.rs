@@ -275,9 +275,15 @@ fn kept(address: &AddressMessage) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Seek as _};
+    use std::net::Ipv4Addr;
+
+    use netlink_packet_route::AddressFamily;
+    use netlink_packet_route::link::{InfoKind, LinkInfo};
     use serde_json::json;
 
     use super::*;
+    use crate::container::{CreateOptions, Gate, Rootfs, Stdio, create};
 
     fn linux(devices: serde_json::Value) -> Linux {
         serde_json::from_value(json!({"netDevices": devices, "namespaces": [{"type": "network"}]})).unwrap()
@@ -296,5 +302,89 @@ mod tests {
             assert!(plan(&linux(json!({ bad: {} })), true, None).is_err(), "{bad:?}");
         }
         assert!(plan(&linux(json!({"eth0": {"name": "a/b"}})), true, None).is_err());
+    }
+
+    /// In a thread with a network namespace of its own, so that no device of the host is touched.
+    fn alone<T: Send>(body: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                nix::sched::unshare(CloneFlags::CLONE_NEWNET).unwrap();
+                body()
+            });
+            thread.join().unwrap()
+        })
+    }
+
+    fn make_dummy(name: &str) {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Dummy)]));
+        let mut here = Netlink::open().unwrap();
+        here.ask(RouteNetlinkMessage::NewLink(message), NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL).unwrap();
+        let (index, _) = here.link(name).unwrap();
+        let mut address = AddressMessage::default();
+        address.header.family = AddressFamily::Inet;
+        address.header.prefix_len = 24;
+        address.header.index = index;
+        let ip = Ipv4Addr::new(192, 0, 2, 7).into();
+        address.attributes = vec![AddressAttribute::Local(ip), AddressAttribute::Address(ip)];
+        here.ask(RouteNetlinkMessage::NewAddress(address), NLM_F_ACK | NLM_F_CREATE).unwrap();
+        here.set_up(index, true).unwrap();
+    }
+
+    fn run(devices: serde_json::Value) -> Result<String, CreateError> {
+        let bundle = tempfile::tempdir().unwrap();
+        let mut spec = serde_json::to_value(crate::spec::default_spec()).unwrap();
+        spec["mounts"] = json!([]);
+        spec["linux"]["maskedPaths"] = json!([]);
+        spec["linux"]["readonlyPaths"] = json!([]);
+        spec["linux"]["netDevices"] = devices;
+        // Written before the exec, and only if the device is there by then.
+        spec["linux"]["sysctl"] = json!({"net.ipv4.conf.net0.forwarding": "1"});
+        let script = "cat /proc/net/dev /proc/net/fib_trie /proc/sys/net/ipv4/conf/net0/forwarding";
+        spec["process"]["args"] = json!(["/bin/sh", "-c", script]);
+        let spec = serde_json::from_value(spec).unwrap();
+        let mut output = tempfile::tempfile().unwrap();
+        let copy = || OwnedFd::from(output.try_clone().unwrap());
+        let mut container = create(CreateOptions {
+            id: "box",
+            bundle: bundle.path(),
+            spec: &spec,
+            rootfs: &Rootfs::Directory("/".into()),
+            netns: None,
+            stdio: Stdio { stdin: copy(), stdout: copy(), stderr: copy() },
+            console: None,
+            preserve_fds: 0,
+            no_new_keyring: true,
+            gate: Gate::Owner,
+            cgroup: None,
+        })?;
+        container.start().unwrap();
+        container.wait().unwrap();
+        let mut text = String::new();
+        output.rewind().unwrap();
+        output.read_to_string(&mut text).unwrap();
+        Ok(text)
+    }
+
+    #[test]
+    fn a_device_moves_in_with_its_name_and_addresses() {
+        alone(|| {
+            make_dummy("skepdummy");
+            let text = run(json!({"skepdummy": {"name": "net0"}})).unwrap();
+            assert!(text.contains("net0:") && text.contains("192.0.2.7") && text.ends_with("1\n"), "{text}");
+            let gone = Netlink::open().unwrap().link("skepdummy").unwrap_err();
+            assert_eq!(gone.raw_os_error(), Some(libc::ENODEV));
+        });
+    }
+
+    #[test]
+    fn a_device_that_cannot_move_stays_up_where_it_was() {
+        alone(|| {
+            make_dummy("skepdummy");
+            let error = run(json!({"skepdummy": {"name": "lo"}})).unwrap_err().to_string();
+            assert!(error.contains("skepdummy") && error.contains("move it"), "{error}");
+            assert!(Netlink::open().unwrap().link("skepdummy").unwrap().1, "it was up");
+        });
     }
 }

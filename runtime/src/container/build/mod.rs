@@ -35,6 +35,10 @@ pub(in crate::container) fn build(
     refuse_unsupported(spec, &linux, process)?;
     let mut builder =
         Builder { steps: Vec::new(), bundle: options.bundle, cgroups: options.cgroup.map(|pair| pair.0) };
+    let around =
+        Surroundings { id: options.id, linux: &linux, init: true, new_keyring: !options.no_new_keyring };
+    let PlannedProcess { first, steps, last, filter, program } = process::plan(process, &around)?;
+    builder.steps.extend(first);
     if let Some((_, group)) = options.cgroup {
         builder.steps.extend(group.open_v1_procs()?.into_iter().map(Step::JoinCgroup));
     }
@@ -67,9 +71,6 @@ pub(in crate::container) fn build(
     }
     builder.kernel_settings(spec, &linux, own)?;
     builder.root(spec, &linux, process)?;
-    let around =
-        Surroundings { id: options.id, linux: &linux, init: true, new_keyring: !options.no_new_keyring };
-    let PlannedProcess { steps, last, filter, program } = process::plan(process, &around)?;
     builder.steps.extend(steps);
     Ok(Plan {
         clone_flags,
