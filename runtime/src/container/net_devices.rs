@@ -315,10 +315,10 @@ mod tests {
         })
     }
 
-    fn make_dummy(name: &str) {
+    fn make_veth(name: &str) {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Dummy)]));
+        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth)]));
         let mut here = Netlink::open().unwrap();
         here.ask(RouteNetlinkMessage::NewLink(message), NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL).unwrap();
         let (index, _) = here.link(name).unwrap();
@@ -370,10 +370,10 @@ mod tests {
     #[test]
     fn a_device_moves_in_with_its_name_and_addresses() {
         alone(|| {
-            make_dummy("skepdummy");
-            let text = run(json!({"skepdummy": {"name": "net0"}})).unwrap();
+            make_veth("skepveth");
+            let text = run(json!({"skepveth": {"name": "net0"}})).unwrap();
             assert!(text.contains("net0:") && text.contains("192.0.2.7") && text.ends_with("1\n"), "{text}");
-            let gone = Netlink::open().unwrap().link("skepdummy").unwrap_err();
+            let gone = Netlink::open().unwrap().link("skepveth").unwrap_err();
             assert_eq!(gone.raw_os_error(), Some(libc::ENODEV));
         });
     }
@@ -381,10 +381,10 @@ mod tests {
     #[test]
     fn a_device_that_cannot_move_stays_up_where_it_was() {
         alone(|| {
-            make_dummy("skepdummy");
-            let error = run(json!({"skepdummy": {"name": "lo"}})).unwrap_err().to_string();
-            assert!(error.contains("skepdummy") && error.contains("move it"), "{error}");
-            assert!(Netlink::open().unwrap().link("skepdummy").unwrap().1, "it was up");
+            make_veth("skepveth");
+            let error = run(json!({"skepveth": {"name": "lo"}})).unwrap_err().to_string();
+            assert!(error.contains("skepveth") && error.contains("move it"), "{error}");
+            assert!(Netlink::open().unwrap().link("skepveth").unwrap().1, "it was up");
         });
     }
 }

@@ -74,14 +74,15 @@ pub(super) fn initial_affinity(process: &Process) -> Result<Option<Attribute>, C
 
 /// The container's init takes no notice of `execCPUAffinity`.
 fn affinity(process: &Process, init: bool) -> Result<Option<Attribute>, CreateError> {
-    let wanted = process.exec_cpu_affinity().as_ref().filter(|_| !init);
     let given = |list: &Option<String>| list.clone().filter(|list| !list.is_empty());
-    let Some(wanted) =
-        wanted.filter(|wanted| given(wanted.initial()).or(given(wanted.cpu_affinity_final())).is_some())
-    else {
-        return Ok(Some(Attribute::AllProcessors));
-    };
-    given(wanted.cpu_affinity_final()).map(|list| processors(&list, "final")).transpose()
+    let wanted = process.exec_cpu_affinity().as_ref().filter(|_| !init);
+    let lists = wanted.map(|wanted| (given(wanted.initial()), given(wanted.cpu_affinity_final())));
+    match lists {
+        Some((_, Some(list))) => processors(&list, "final").map(Some),
+        // As it was before.
+        Some((Some(_), None)) => Ok(None),
+        _ => Ok(Some(Attribute::AllProcessors)),
+    }
 }
 
 fn processors(list: &str, which: &str) -> Result<Attribute, CreateError> {

@@ -1,5 +1,7 @@
 //! Labels of the security modules.
 
+use std::ffi::CString;
+
 use oci_spec::runtime::{Linux, Process};
 
 use crate::container::attribute::{Attribute, SecurityModule};
@@ -23,14 +25,18 @@ pub(super) fn plan(process: &Process) -> Result<Vec<Attribute>, CreateError> {
     plan_for(process, kernel)
 }
 
-/// Refuses `linux.mountLabel` where no mount can have one.
-pub(super) fn check_mount_label(linux: &Linux) -> Result<(), CreateError> {
-    match linux.mount_label() {
-        Some(label) if !label.is_empty() && !features::selinux_enabled() => {
-            Err(missing("SELinux", "linux.mountLabel", label))
-        }
-        _ => Ok(()),
+/// The label of the filesystems that are made for the container.
+pub(super) fn mount_label(linux: &Linux) -> Result<Option<CString>, CreateError> {
+    let Some(label) = linux.mount_label().as_ref().filter(|label| !label.is_empty()) else { return Ok(None) };
+    if !features::selinux_enabled() {
+        return Err(missing("SELinux", "linux.mountLabel", label));
     }
+    c_string(label.as_bytes(), "linux.mountLabel").map(Some)
+}
+
+/// Whether all files of such a filesystem can be given one label. Those of procfs and sysfs have the policy's.
+pub(super) fn takes_label(kind: &str) -> bool {
+    !matches!(kind, "proc" | "sysfs")
 }
 
 fn plan_for(process: &Process, kernel: Kernel) -> Result<Vec<Attribute>, CreateError> {

@@ -33,8 +33,12 @@ pub(in crate::container) fn build(
     let linux = spec.linux().clone().unwrap_or_default();
     let process = spec.process().as_ref().ok_or_else(|| CreateError::Invalid("no process".to_owned()))?;
     refuse_unsupported(spec, &linux, process)?;
-    let mut builder =
-        Builder { steps: Vec::new(), bundle: options.bundle, cgroups: options.cgroup.map(|pair| pair.0) };
+    let mut builder = Builder {
+        steps: Vec::new(),
+        bundle: options.bundle,
+        cgroups: options.cgroup.map(|pair| pair.0),
+        mount_label: lsm::mount_label(&linux)?,
+    };
     let around =
         Surroundings { id: options.id, linux: &linux, init: true, new_keyring: !options.no_new_keyring };
     let PlannedProcess { first, steps, last, filter, program } = process::plan(process, &around)?;
@@ -49,7 +53,6 @@ pub(in crate::container) fn build(
     let (netns, joined) = (options.netns.is_some(), copy()?);
     let clone_flags = builder.namespaces(&linux, copy()?)?;
     let own = settings::Own::of(&linux, netns)?;
-    lsm::check_mount_label(&linux)?;
     let net_devices = match net_devices::plan(&linux, own.net, joined)? {
         Some((devices, wait)) => {
             builder.steps.push(Step::Attribute(wait));
@@ -107,6 +110,8 @@ struct Builder<'a> {
     steps: Vec<Step>,
     bundle: &'a Path,
     cgroups: Option<&'a Cgroups>,
+    /// SELinux label of the filesystems that are made for the container.
+    mount_label: Option<CString>,
 }
 
 impl Builder<'_> {

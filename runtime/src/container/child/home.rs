@@ -49,7 +49,9 @@ pub(super) fn find(uid: u32, mut read: impl FnMut(&mut [u8]) -> Result<usize, Er
         seen += length;
     }
     // What was read of other lines goes again.
-    let _ = variable.get(NAME_BYTES).map(|first| first.set(b'/'));
+    if let Some(first) = variable.get(NAME_BYTES) {
+        first.set(b'/');
+    }
     end(variable, 1);
 }
 
@@ -81,8 +83,8 @@ impl Line {
             }
             (_, b':') => self.field += 1,
             (2, b'0'..=b'9') => {
-                let more = |old: u32| old.checked_mul(10)?.checked_add(u32::from(byte - b'0'));
-                self.uid = more(self.uid.unwrap_or(0));
+                let old = self.uid.unwrap_or(0);
+                self.uid = old.checked_mul(10).and_then(|tens| tens.checked_add(u32::from(byte - b'0')));
                 self.skip = self.uid.is_none();
             }
             (2, _) | (5, 0) => self.skip = true,
