@@ -119,6 +119,11 @@ impl NetDevices {
             let error = |step| move |source| CreateError::NetDevice { name: name.clone(), step, source };
             let mut here = Netlink::open().map_err(error("open a netlink socket"))?;
             let device = here.find(name).map_err(error("find it"))?;
+            let mut there = Netlink::open_in(namespace).map_err(error("open a netlink socket in there"))?;
+            // The kernel moves first and renames then: a name that is taken would leave the device in there.
+            if there.link(inside).is_ok() {
+                return Err(error("name it")(io::Error::from_raw_os_error(libc::EEXIST)));
+            }
             here.set_up(device.index, false).map_err(error("take it down"))?;
             if let Err(source) = here.give(device.index, inside, namespace) {
                 if device.up {
@@ -126,9 +131,7 @@ impl NetDevices {
                 }
                 return Err(error("move it")(source));
             }
-            Netlink::open_in(namespace)
-                .and_then(|mut there| there.arrive(inside, device.addresses))
-                .map_err(error("set it up in there"))?;
+            there.arrive(inside, device.addresses).map_err(error("set it up in there"))?;
         }
         // A broken pipe means that the process is gone; that is found out soon.
         let _ = rustix::io::write(&self.moved, b"!");
@@ -195,7 +198,7 @@ impl Netlink {
         self.ask(RouteNetlinkMessage::SetLink(message), NLM_F_ACK).map(drop)
     }
 
-    /// Name and namespace change in one, so that no name is taken twice in between.
+    /// Name and namespace change in one request.
     fn give(&mut self, index: u32, name: &str, namespace: BorrowedFd<'_>) -> io::Result<()> {
         let mut message = LinkMessage::default();
         message.header.index = index;
@@ -383,7 +386,7 @@ mod tests {
         alone(|| {
             make_veth("skepveth");
             let error = run(json!({"skepveth": {"name": "lo"}})).unwrap_err().to_string();
-            assert!(error.contains("skepveth") && error.contains("move it"), "{error}");
+            assert!(error.contains("skepveth") && error.contains("name it"), "{error}");
             assert!(Netlink::open().unwrap().link("skepveth").unwrap().1, "it was up");
         });
     }
