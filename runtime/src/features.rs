@@ -32,7 +32,7 @@ pub const MEMORY_POLICY_MODES: [&str; 7] = [
 pub const MEMORY_POLICY_FLAGS: [&str; 3] =
     ["MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES"];
 
-/// Whether labels, groups of resctrl and network devices can be asked for. Irrespective of the kernel.
+/// `process.apparmorProfile`: known, whether the running kernel has it or not, as the three below.
 pub const APPARMOR: bool = true;
 /// `process.selinuxLabel` and `linux.mountLabel`.
 pub const SELINUX: bool = true;

@@ -16,6 +16,7 @@ pub(crate) const CASES: &[Case] = &[
     ("what_cannot_be_is_refused_by_name", what_cannot_be_is_refused_by_name),
     ("the_session_keyring_is_the_containers", the_session_keyring_is_the_containers),
     ("home_comes_from_the_containers_own_passwd", home_comes_from_the_containers_own_passwd),
+    ("a_passwd_that_is_a_pipe_is_none", a_passwd_that_is_a_pipe_is_none),
     ("a_working_directory_that_only_root_reaches", a_working_directory_that_only_root_reaches),
     ("sysctls_and_names_of_the_containers_own", sysctls_and_names_of_the_containers_own),
 ];
@@ -170,6 +171,20 @@ fn home_comes_from_the_containers_own_passwd() {
     assert_eq!(home("b", json!({"env": ["HOME=/x", "HOME="]})), ["/root"], "an empty one is none");
     assert_eq!(home("c", json!({"env": ["HOME=/x", "HOME=/y"]})), ["/y"]);
     assert_eq!(home("d", json!({"user": {"uid": 77, "gid": 0}})), ["/"]);
+    house.close();
+}
+
+fn a_passwd_that_is_a_pipe_is_none() {
+    let house = House::new();
+    let request = house.request("a", &["attributes"], |_| {});
+    let etc = request.bundle.join("upper/etc");
+    std::fs::create_dir(&etc).unwrap();
+    // Opened for reading it would wait for a writer.
+    nix::unistd::mkfifo(&etc.join("passwd"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    house.client.create(&request, None).unwrap();
+    assert_eq!(house.wait_exit("a").code(), 0);
+    let seen: BTreeMap<String, String> = serde_json::from_str(&house.output("a", "stdout")).unwrap();
+    assert!(seen["env"].ends_with(" HOME=/"), "{}", seen["env"]);
     house.close();
 }
 
