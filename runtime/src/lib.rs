@@ -5,15 +5,18 @@
 //! - [`seccomp`]: system call filters, compiled from OCI profiles; Docker's default profile.
 //! - [`spec`]: Docker's default OCI spec, bundles, and who `user[:group]` is in an image.
 //! - [`container`]: the library: bundle in, blocked init out; start, signal, wait.
+//! - [`features`]: what of the spec this runtime knows, and what of it the kernel has.
 //! - [`cgroup`]: limits on cgroup v1, hybrid and v2, chosen by what is mounted.
 //! - [`selfexe`]: the runtime's own program, out of the containers' reach.
 //! - [`keeper`]: the process that outlives its clients and is the parent of every container, and the client for it.
 
 pub mod cgroup;
 pub mod container;
+pub mod features;
 pub mod keeper;
 pub mod seccomp;
 pub mod selfexe;
 pub mod spec;
 
 mod sys;
+mod sys_attributes;

@@ -4,9 +4,11 @@
 //! storage that another thread could hold.
 #![allow(unsafe_code)]
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::ffi::{CStr, c_char, c_long};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
 
 use rustix::io::Errno;
 
@@ -49,7 +51,7 @@ pub(crate) struct Child {
     pub(crate) pidfd: OwnedFd,
 }
 
-fn result(returned: c_long) -> Result<c_long, Errno> {
+pub(crate) fn result(returned: c_long) -> Result<c_long, Errno> {
     if returned == -1 {
         // SAFETY: errno is this thread's own; libc::syscall has just set it. In a fresh clone it is the copy of the
         // calling thread's, at the same address.
@@ -121,19 +123,32 @@ pub(crate) fn mount_setattr(
 pub(crate) struct CStringArray {
     pointers: Vec<*const c_char>,
     _strings: Vec<std::ffi::CString>,
+    _room: Option<Rc<[Cell<u8>]>>,
 }
 
 impl CStringArray {
     pub(crate) fn new(strings: Vec<std::ffi::CString>) -> Self {
-        let pointers = strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect();
-        Self { pointers, _strings: strings }
+        Self::with_room(strings, None)
+    }
+
+    /// One more string at the end whose bytes may still change; its last one is made a zero and must stay that.
+    pub(crate) fn with_room(strings: Vec<std::ffi::CString>, room: Option<Rc<[Cell<u8>]>>) -> Self {
+        let last = room.as_ref().and_then(|room| room.last());
+        if let Some(last) = last {
+            last.set(0);
+        }
+        // A cell has the layout of what is in it, and the array keeps the room alive.
+        let extra = last.and(room.as_ref()).map(|room| room.as_ptr().cast::<c_char>());
+        let pointers = strings.iter().map(|string| string.as_ptr());
+        let pointers = pointers.chain(extra).chain([std::ptr::null()]).collect();
+        Self { pointers, _strings: strings, _room: room }
     }
 }
 
 /// execve(2). Returns only if it failed.
 pub(crate) fn execve(path: &CStr, argv: &CStringArray, envp: &CStringArray) -> Errno {
     // SAFETY: `path` is a C string; both arrays end with a null pointer and their pointers lead into C strings that
-    // the same value owns and never changes.
+    // the same value owns, and whose last byte stays zero.
     let returned = unsafe { libc::execve(path.as_ptr(), argv.pointers.as_ptr(), envp.pointers.as_ptr()) };
     result(c_long::from(returned)).err().unwrap_or(Errno::NOEXEC)
 }

@@ -6,6 +6,8 @@
 // The whole program is a test, but clippy knows only functions marked as such.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "containers/attributes.rs"]
+mod attributes;
 #[path = "containers/cases.rs"]
 mod cases;
 #[path = "containers/house.rs"]
@@ -34,7 +36,7 @@ fn main() -> ExitCode {
 /// As cargo's own runner: a filter, and `--list`.
 fn run_tests(args: &[String]) -> ExitCode {
     if args.iter().any(|arg| arg == "--list") {
-        for (name, _) in cases::CASES {
+        for (name, _) in cases::CASES.iter().chain(attributes::CASES) {
             println!("{name}: test");
         }
         return ExitCode::SUCCESS;
@@ -43,7 +45,7 @@ fn run_tests(args: &[String]) -> ExitCode {
     let filters: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
     let mut failed = Vec::new();
     let mut run = 0;
-    for (name, case) in cases::CASES {
+    for (name, case) in cases::CASES.iter().chain(attributes::CASES) {
         if !filters.is_empty() && !filters.iter().any(|filter| name.contains(filter.as_str())) {
             continue;
         }

@@ -16,6 +16,8 @@ pub(super) struct Planned {
     pub(super) sets: CapabilitySets,
     /// One capability each.
     pub(super) ambient: Vec<CapabilitySet>,
+    /// What the process has to give before.
+    pub(super) had: CapabilitySet,
 }
 
 /// Plans the sets. A capability that this process lacks cannot be given away and is left out. In a user namespace of
@@ -47,6 +49,7 @@ fn plan_from(wanted: Option<&LinuxCapabilities>, bounding: &CapsHashSet, permitt
             inheritable,
         },
         ambient: ambient.iter().collect(),
+        had,
     }
 }
 

@@ -11,6 +11,7 @@ use oci_spec::runtime::{LinuxSeccomp, Process};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::CreateError;
+use super::capabilities::Planned;
 use super::plan::Step;
 use crate::seccomp::{Filter, FilterCache};
 
@@ -30,8 +31,9 @@ pub(super) struct Confinement {
 pub(super) fn plan(
     profile: Option<&LinuxSeccomp>,
     process: &Process,
-    sets: CapabilitySets,
+    capabilities: &Planned,
 ) -> Result<Confinement, CreateError> {
+    let sets = capabilities.sets;
     let Some(profile) = profile else {
         return Ok(Confinement { until_then: sets, last: Vec::new(), filter: None });
     };
@@ -39,7 +41,7 @@ pub(super) fn plan(
     let may_load = process.no_new_privileges() == Some(true)
         || sets.effective.contains(CapabilitySet::SYS_ADMIN)
         // Without it loading fails, and says so.
-        || !has_admin()?;
+        || !capabilities.had.contains(CapabilitySet::SYS_ADMIN);
     let mut last = vec![Step::Seccomp(Arc::clone(&filter))];
     let mut until_then = sets;
     if !may_load {
@@ -48,9 +50,4 @@ pub(super) fn plan(
         last.push(Step::Capabilities(sets));
     }
     Ok(Confinement { until_then, last, filter: Some(filter) })
-}
-
-fn has_admin() -> Result<bool, CreateError> {
-    caps::has_cap(None, caps::CapSet::Permitted, caps::Capability::CAP_SYS_ADMIN)
-        .map_err(|error| CreateError::Capabilities(error.to_string()))
 }

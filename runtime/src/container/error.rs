@@ -17,6 +17,38 @@ pub enum CreateError {
     /// The spec is wrong.
     #[error("wrong in the spec: {0}")]
     Invalid(String),
+    /// The kernel lacks what the spec needs.
+    #[error("this kernel has no {what}, which {field} needs")]
+    Kernel {
+        /// What is missing.
+        what: &'static str,
+        /// The field, with its value.
+        field: String,
+    },
+    /// A network device was not moved into the container.
+    #[error("cannot move the network device {name} into the container: {step}: {source}")]
+    NetDevice {
+        /// Its name on the host.
+        name: String,
+        /// What was tried.
+        step: &'static str,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The process did not get into its group of resctrl.
+    #[error("cannot set up linux.intelRdt: {step} {}: {source}{}", path.display(), if status.is_empty() { String::new() } else { format!(" ({status})") })]
+    Resctrl {
+        /// What was tried.
+        step: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// What the kernel said beside the error number.
+        status: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
     /// A string with a zero byte.
     #[error("{what} contains a zero byte")]
     Nul {

@@ -27,6 +27,8 @@ pub struct ExecOptions<'a> {
     pub console: Option<OwnedFd>,
     /// As in [`super::CreateOptions::preserve_fds`].
     pub preserve_fds: u32,
+    /// As in [`super::CreateOptions::no_new_keyring`].
+    pub no_new_keyring: bool,
     /// The group to run in.
     pub cgroup: Option<&'a Cgroup>,
 }

@@ -14,6 +14,7 @@
 //! inside the root filesystem is only ever resolved by the kernel below the root's descriptor
 //! (`openat2(RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)`), so that no link in an image leads to the host.
 
+mod attribute;
 mod build;
 mod capabilities;
 mod child;
@@ -23,12 +24,15 @@ mod exec;
 mod gate;
 pub mod hooks;
 mod mounts;
+mod net_devices;
 mod plan;
+mod resctrl;
 mod rootfs;
 
 pub use self::error::{CreateError, StartError};
 pub use self::exec::ExecOptions;
 pub use self::gate::Gate;
+pub use self::resctrl::remove as remove_resctrl;
 
 use std::ffi::CString;
 use std::io;
@@ -44,6 +48,7 @@ use serde::{Deserialize, Serialize};
 
 use self::child::Message;
 use self::hooks::HookError;
+use self::net_devices::NetDevices;
 use self::plan::{HookFiles, Outside, Plan};
 use crate::cgroup::{Cgroup, Cgroups};
 use crate::seccomp::{self, Filter, Told};
@@ -100,6 +105,8 @@ pub struct CreateOptions<'a> {
     pub console: Option<OwnedFd>,
     /// How many of this process's descriptors from 3 on the program gets too. They have to be open.
     pub preserve_fds: u32,
+    /// Leave the process in the caller's session keyring instead of one of the container's own.
+    pub no_new_keyring: bool,
     /// Who may start the container.
     pub gate: Gate,
     /// The group to run in, made with [`Cgroups::create`], and the host's hierarchies.
@@ -172,18 +179,24 @@ fn launch(
     let named = plan.told.is_some();
     let outside = std::mem::take(&mut plan.outside);
     let (filter, hook_files) = (plan.filter.take(), plan.hook_files.take());
+    let mut belongings =
+        Belongings { net_devices: plan.net_devices.take(), resctrl: plan.resctrl.take(), joined: None };
     // With it go this process's copies of the child's ends, so that the child's death ends the pipe.
     drop(plan);
+    let mut given = if between { Ok(()) } else { belongings.give(container.pid) };
     let outcome = loop {
+        if let Err(error) = given {
+            break Err(error);
+        }
         let message = match container.next_message() {
             Ok(Some(message)) => message,
             Ok(None) => break Err(CreateError::Died),
             Err(source) => break Err(CreateError::Silent { source }),
         };
-        let done = match message {
+        given = match message {
             Message::Entered { pid } if between => {
                 between = false;
-                container.become_sibling(pid)
+                container.become_sibling(pid).and_then(|()| belongings.give(pid))
             }
             Message::Maps => outside.write(container.pid).and_then(|()| container.go_on()),
             Message::Hooks => {
@@ -194,9 +207,6 @@ fn launch(
             }
             failure => Err(container.failure(&steps, failure)),
         };
-        if let Err(error) = done {
-            break Err(error);
-        }
     };
     match outcome {
         Ok(()) => {
@@ -208,7 +218,32 @@ fn launch(
         }
         Err(error) => {
             container.abandon();
+            belongings.take_back();
             Err(error)
+        }
+    }
+}
+
+/// What a container gets from outside as soon as its init is there.
+struct Belongings {
+    net_devices: Option<NetDevices>,
+    resctrl: Option<resctrl::Membership>,
+    joined: Option<resctrl::Joined>,
+}
+
+impl Belongings {
+    fn give(&mut self, pid: i32) -> Result<(), CreateError> {
+        self.joined = self.resctrl.take().map(|group| group.join(pid)).transpose()?;
+        match self.net_devices.take() {
+            Some(devices) => devices.move_in(pid),
+            None => Ok(()),
+        }
+    }
+
+    /// Devices come back by themselves, with the end of their namespace.
+    fn take_back(&mut self) {
+        if let Some(joined) = &mut self.joined {
+            joined.undo();
         }
     }
 }

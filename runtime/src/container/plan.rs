@@ -9,6 +9,9 @@ use rustix::mount::MountAttrFlags;
 use rustix::process::{Gid, Uid};
 use rustix::thread::CapabilitySets;
 
+use super::attribute::Attribute;
+use super::net_devices::NetDevices;
+use super::resctrl::Membership;
 use crate::seccomp::Filter;
 use crate::sys::CStringArray;
 
@@ -45,10 +48,16 @@ pub(super) struct Plan {
     pub(super) start_hooks: Vec<HookPlan>,
     /// What hooks inside the container's namespaces need.
     pub(super) hook_files: Option<HookFiles>,
+    /// For the creator, after the clone: devices to move in.
+    pub(super) net_devices: Option<NetDevices>,
+    /// For the creator, after the clone: the group of caches and memory bandwidth to join.
+    pub(super) resctrl: Option<Membership>,
 }
 
 /// The work of a process between the creator and the init, which is the init's elder sibling (`CLONE_PARENT`).
 pub(super) struct Entry {
+    /// Processors to run on until the group is joined.
+    pub(super) affinity: Option<Step>,
     /// `cgroup.procs` of groups to join while the host's are in sight.
     pub(super) cgroups: Vec<OwnedFd>,
     /// In order; what is refused for want of privilege is tried again after the user namespace.
@@ -107,6 +116,8 @@ pub(super) struct HookFiles {
 
 /// One step. Errors are reported by its index.
 pub(super) enum Step {
+    /// Something of the process itself.
+    Attribute(Attribute),
     /// Write oneself into a v1 group.
     JoinCgroup(OwnedFd),
     /// Only now, when all groups are joined, do they become the namespace's root.
@@ -250,6 +261,7 @@ impl Plan {
             all.push("join the cgroup".to_owned());
             all.push("make the time namespace and set its offsets".to_owned());
             all.push("make a process in new namespaces".to_owned());
+            all.extend(entry.affinity.as_ref().map(Step::describe));
         }
         all
     }
@@ -278,6 +290,7 @@ impl Step {
     pub(super) fn describe(&self) -> String {
         let shown = |text: &CString| text.to_string_lossy().into_owned();
         match self {
+            Self::Attribute(attribute) => attribute.describe(),
             Self::JoinCgroup(_) => "join the cgroup".to_owned(),
             Self::NewCgroupNamespace => "make the cgroup namespace".to_owned(),
             Self::Session => "make a session".to_owned(),
@@ -300,14 +313,16 @@ impl Step {
             Self::Directory(target, ..) => format!("make the directory {}", target.shown()),
             Self::Device { target, .. } => format!("make the device {}", target.shown()),
             Self::Symlink { directory, name, .. } => format!("link /{}/{}", shown(directory), shown(name)),
-            Self::Sysctl { path, .. } => format!("set /proc/{}", shown(path)),
+            Self::Sysctl { path, value } => {
+                format!("set /proc/{} to {:?}", shown(path), String::from_utf8_lossy(value))
+            }
             Self::Hostname(_) => "set the host name".to_owned(),
             Self::Domainname(_) => "set the domain name".to_owned(),
             Self::ReadonlyPath(path) => format!("make /{} read-only", shown(path)),
             Self::MaskedPath(path) => format!("mask /{}", shown(path)),
             Self::ReadonlyRoot => "make the root filesystem read-only".to_owned(),
             Self::PivotRoot => "change the root".to_owned(),
-            Self::OomScore(_) => "set the OOM score".to_owned(),
+            Self::OomScore(value) => format!("set process.oomScoreAdj to {}", String::from_utf8_lossy(value)),
             Self::Rlimit { name, soft, hard, .. } => format!("set {name} to {soft}:{hard}"),
             Self::DropBounding(number) => format!("drop capability {number}"),
             Self::Credentials { uid, gid, .. } => {

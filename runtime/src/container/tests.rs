@@ -62,6 +62,7 @@ impl Box {
             stdio: self.stdio(),
             console,
             preserve_fds: 0,
+            no_new_keyring: false,
             gate,
             cgroup: None,
         })
@@ -92,6 +93,7 @@ impl Box {
             stdio: Stdio { stdin: copy(), stdout: copy(), stderr: copy() },
             console: None,
             preserve_fds: 0,
+            no_new_keyring: false,
             cgroup: None,
         })
         .unwrap();

@@ -175,6 +175,7 @@ impl Server {
             stdio,
             console: None,
             preserve_fds: 0,
+            no_new_keyring: false,
             gate: Gate::Owner,
             cgroup: Some((&self.cgroups, &group)),
         });
@@ -184,6 +185,7 @@ impl Server {
                 CreateError::CommandNotExecutable { .. } => RefusalKind::CommandNotExecutable,
                 CreateError::Unsupported(_)
                 | CreateError::Invalid(_)
+                | CreateError::Kernel { .. }
                 | CreateError::Nul { .. }
                 | CreateError::Seccomp(_) => RefusalKind::Invalid,
                 _ => RefusalKind::Failed,

@@ -103,6 +103,7 @@ fn run(spec: &Spec) -> Result<String, CreateError> {
         stdio: Stdio { stdin: copy(), stdout: copy(), stderr: copy() },
         console: None,
         preserve_fds: 0,
+        no_new_keyring: false,
         gate: Gate::Owner,
         cgroup: None,
     })?;

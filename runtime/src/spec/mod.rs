@@ -1,9 +1,11 @@
 //! OCI runtime specs as Docker makes them, bundles on disk, and users of an image.
 
 mod defaults;
+mod lenient;
 mod user;
 
 pub use self::defaults::{confine, default_capabilities, default_spec};
+pub use self::lenient::{parse_process, parse_spec};
 pub use self::user::{ResolvedUser, UserError, resolve_user};
 
 use std::io::{self, Write};
@@ -82,6 +84,14 @@ pub fn write_bundle(bundle: &Path, spec: &Spec) -> Result<(), BundleError> {
 /// # Errors
 /// Every variant of [`BundleError`] but `Write`.
 pub fn read_bundle(bundle: &Path) -> Result<Spec, BundleError> {
+    read_bundle_warned(bundle).map(|(spec, _)| spec)
+}
+
+/// Reads a bundle's spec. The second part is what a person should know about it.
+///
+/// # Errors
+/// Every variant of [`BundleError`] but `Write`.
+pub fn read_bundle_warned(bundle: &Path) -> Result<(Spec, Vec<String>), BundleError> {
     let path = bundle.join(CONFIG_NAME);
     let read = || -> io::Result<(u64, Vec<u8>)> {
         let size = std::fs::metadata(&path)?.len();
@@ -91,7 +101,7 @@ pub fn read_bundle(bundle: &Path) -> Result<Spec, BundleError> {
     if bytes > CONFIG_BYTES_MAX {
         return Err(BundleError::TooLarge { path, bytes });
     }
-    serde_json::from_slice(&text).map_err(|source| BundleError::Syntax { path, source })
+    parse_spec(&text).map_err(|source| BundleError::Syntax { path, source })
 }
 
 #[cfg(test)]

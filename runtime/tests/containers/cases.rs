@@ -16,7 +16,7 @@ use skep_runtime::spec::oci::{
 
 use super::house::{House, alive, kill_9, wait};
 
-type Case = (&'static str, fn());
+pub(crate) type Case = (&'static str, fn());
 
 pub(crate) const CASES: &[Case] = &[
     ("create_start_kill_delete", create_start_kill_delete),
@@ -73,7 +73,7 @@ fn report(house: &House, id: &str, change: impl FnOnce(&mut Spec)) -> BTreeMap<S
     serde_json::from_str(&output).unwrap()
 }
 
-fn refusal(result: Result<i32, ClientError>) -> (RefusalKind, String) {
+pub(crate) fn refusal(result: Result<i32, ClientError>) -> (RefusalKind, String) {
     match result {
         Err(ClientError::Refused(refusal)) => (refusal.kind, refusal.message),
         other => panic!("{other:?}"),
@@ -400,7 +400,7 @@ fn binds_users_limits_and_sysctls() {
     };
     let port_start = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
     assert_eq!(house.run("f", &["read", port_start], sysctl("net.ipv4.ip_unprivileged_port_start")).1, "0\n");
-    for key in ["kernel.core_pattern", "vm.swappiness", "net/../kernel/panic"] {
+    for key in ["kernel.core_pattern", "vm.swappiness", "net/../kernel/panic", "net.//.kernel.panic"] {
         let request = house.request("g", &["exit", "0"], sysctl(key));
         assert_eq!(refusal(house.client.create(&request, None)).0, RefusalKind::Invalid, "{key}");
     }

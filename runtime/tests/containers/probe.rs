@@ -76,6 +76,9 @@ pub(crate) fn main(args: &[String]) -> ExitCode {
             names.sort();
             println!("{}", serde_json::to_string(&names).unwrap());
         }
+        ["attributes"] => {
+            println!("{}", serde_json::to_string(&crate::attributes::report()).unwrap());
+        }
         ["report"] => println!("{}", serde_json::to_string(&report()).unwrap()),
         other => {
             eprintln!("probe: what is {other:?}?");

@@ -5,9 +5,10 @@ use std::os::unix::ffi::OsStrExt as _;
 use oci_spec::runtime::{Hook, Spec};
 use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create};
 
-use super::{Builder, strings};
+use super::Builder;
 use crate::container::plan::{HookFiles, HookPlan, Step};
 use crate::container::{CreateError, c_string, hooks};
+use crate::sys::CStringArray;
 
 /// What [`Builder::hooks`] plans beside steps.
 #[derive(Default)]
@@ -49,14 +50,19 @@ impl Builder<'_> {
     }
 }
 
+fn strings(list: &[String], what: &'static str) -> Result<CStringArray, CreateError> {
+    let list = list.iter().map(|text| c_string(text.as_bytes(), what)).collect::<Result<Vec<_>, _>>()?;
+    Ok(CStringArray::new(list))
+}
+
 fn plan(hook: &Hook) -> Result<HookPlan, CreateError> {
     let path = c_string(hook.path().as_os_str().as_bytes(), "a hook's path")?;
     let default = [hook.path().display().to_string()];
     let args = hook.args().as_deref().filter(|args| !args.is_empty()).unwrap_or(&default);
     Ok(HookPlan {
         path,
-        argv: strings(Some(args), "a hook's argument")?,
-        envp: strings(hook.env().as_deref(), "a hook's environment variable")?,
+        argv: strings(args, "a hook's argument")?,
+        envp: strings(hook.env().as_deref().unwrap_or_default(), "a hook's environment variable")?,
         timeout_ms: hook
             .timeout()
             .map(|seconds| i32::try_from(seconds.saturating_mul(1000)).unwrap_or(i32::MAX)),

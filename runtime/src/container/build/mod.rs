@@ -1,11 +1,14 @@
 //! From the spec to the plan: everything that can be wrong in a spec is found here, before there is a process.
 
+mod attributes;
 mod devices;
+mod environment;
 mod exec;
 mod hooks;
+mod lsm;
 mod mounts;
 mod namespaces;
-mod process;
+pub(super) mod process;
 mod settings;
 
 use std::ffi::CString;
@@ -16,25 +19,30 @@ use std::path::{Component, Path, PathBuf};
 use oci_spec::runtime::{Linux, Process, Spec};
 use rustix::process::{Gid, Uid};
 
-use super::confine::Confinement;
+use self::process::{PlannedProcess, Surroundings};
 use super::plan::{Outside, Plan, Step, Target};
-use super::{CreateError, CreateOptions, ExecOptions, Stdio, c_string, rootfs};
+use super::{CreateError, CreateOptions, ExecOptions, Stdio, c_string, net_devices, resctrl, rootfs};
 use crate::cgroup::Cgroups;
-use crate::sys::CStringArray;
 
 /// Makes the plan of a container's init.
 pub(in crate::container) fn build(options: CreateOptions<'_>, ends: Ends) -> Result<Plan, CreateError> {
     let spec = options.spec;
     let linux = spec.linux().clone().unwrap_or_default();
     let process = spec.process().as_ref().ok_or_else(|| CreateError::Invalid("no process".to_owned()))?;
-    refuse_unsupported(&linux, process)?;
     let mut builder = Builder::new(options.bundle, options.cgroup.map(|pair| pair.0));
+    builder.mount_label = lsm::mount_label(&linux)?;
     if let Some((_, group)) = options.cgroup {
         builder.steps.extend(group.open_v1_procs()?.into_iter().map(Step::JoinCgroup));
     }
     builder.stdio(process, options.stdio);
-    let netns = options.netns.map(|fd| fd.try_clone_to_owned()).transpose().map_err(CreateError::Pipe)?;
-    let mut namespaces = builder.namespaces(&linux, netns)?;
+    let copy = || options.netns.map(|fd| fd.try_clone_to_owned()).transpose().map_err(CreateError::Pipe);
+    let mut namespaces = builder.namespaces(&linux, copy()?)?;
+    let own = settings::Own::of(&linux, options.netns.is_some())?;
+    let devices = net_devices::plan(&linux, own.net, copy()?)?;
+    let devices = devices.map(|(devices, wait)| {
+        builder.steps.push(Step::Attribute(wait));
+        devices
+    });
     builder.steps.extend([Step::PrivateMounts, Step::OpenNull, Step::OpenProc]);
     builder.steps.push(Step::AttachRoot(rootfs::open(options.rootfs, options.bundle)?));
     if builder.userns {
@@ -51,18 +59,27 @@ pub(in crate::container) fn build(options: CreateOptions<'_>, ends: Ends) -> Res
         builder.devices(linux.devices().as_deref().unwrap_or_default())?;
     }
     builder.terminal(process, options.console, Some(target(Path::new("/dev/console"), true, false)?))?;
-    builder.kernel_settings(spec, &linux, &namespaces)?;
+    builder.kernel_settings(spec, &linux, own)?;
     let hooks = builder.hooks(spec)?;
     builder.root(spec, &linux, process)?;
-    let (command, programs, confinement) = builder.process(process, &linux)?;
+    let around = Surroundings {
+        id: options.id,
+        linux: &linux,
+        init: true,
+        new_keyring: !options.no_new_keyring,
+        userns: builder.userns,
+    };
+    let mut planned = process::plan(process, &around)?;
     if !namespaces.outside.is_empty() {
-        builder.score_from_outside(&mut namespaces.outside);
+        namespaces.outside.oom_score = planned.take_oom_score();
     }
-    let mut plan = builder.finish(process, ends, command, programs, confinement)?;
+    let mut plan = builder.finish(planned, ends);
     plan.entry = namespaces.entry;
     plan.outside = namespaces.outside;
     plan.clone_flags = namespaces.flags;
     plan.preserved = options.preserve_fds;
+    plan.net_devices = devices;
+    plan.resctrl = resctrl::plan(&linux, options.id)?;
     (plan.start_hooks, plan.hook_files) = (hooks.start, hooks.files);
     Ok(plan)
 }
@@ -71,34 +88,28 @@ pub(in crate::container) fn build(options: CreateOptions<'_>, ends: Ends) -> Res
 pub(in crate::container) fn build_exec(options: ExecOptions<'_>, ends: Ends) -> Result<Plan, CreateError> {
     let process = options.process;
     let linux = options.spec.linux().clone().unwrap_or_default();
-    refuse_unsupported(&linux, process)?;
     let mut builder = Builder::new(options.bundle, None);
     builder.stdio(process, options.stdio);
-    let entry = builder.entry(&linux, options.init, options.cgroup)?;
+    let mut entry = builder.entry(&linux, options.init, options.cgroup)?;
     if builder.userns {
         builder.steps.push(Step::BecomeRoot);
     }
     builder.steps.push(Step::OpenRoot);
     builder.terminal(process, options.console, None)?;
-    let (command, programs, confinement) = builder.process(process, &linux)?;
-    let mut plan = builder.finish(process, ends, command, programs, confinement)?;
+    let around = Surroundings {
+        id: options.id,
+        linux: &linux,
+        init: false,
+        // The container's is joined with none of its own: a process in it inherits the caller's otherwise.
+        new_keyring: !options.no_new_keyring,
+        userns: builder.userns,
+    };
+    let mut planned = process::plan(process, &around)?;
+    entry.affinity = planned.first.take();
+    let mut plan = builder.finish(planned, ends);
     plan.entry = Some(entry);
     plan.preserved = options.preserve_fds;
     Ok(plan)
-}
-
-/// What would silently be missing otherwise.
-fn refuse_unsupported(linux: &Linux, process: &Process) -> Result<(), CreateError> {
-    let checks = [
-        (process.apparmor_profile().as_ref().is_some_and(|name| !name.is_empty()), "process.apparmorProfile"),
-        (process.selinux_label().as_ref().is_some_and(|name| !name.is_empty()), "process.selinuxLabel"),
-        (linux.intel_rdt().is_some(), "linux.intelRdt"),
-        (linux.personality().is_some(), "linux.personality"),
-    ];
-    match checks.iter().find(|check| check.0) {
-        Some((_, what)) => Err(CreateError::Unsupported((*what).to_owned())),
-        None => Ok(()),
-    }
 }
 
 /// The pipes' ends that go into the plan.
@@ -116,11 +127,13 @@ struct Builder<'a> {
     joined: u64,
     /// The process lives in a user namespace other than this one.
     userns: bool,
+    /// SELinux label of the filesystems that are made for the container.
+    mount_label: Option<CString>,
 }
 
 impl<'a> Builder<'a> {
     fn new(bundle: &'a Path, cgroups: Option<&'a Cgroups>) -> Self {
-        Self { steps: Vec::new(), bundle, cgroups, joined: 0, userns: false }
+        Self { steps: Vec::new(), bundle, cgroups, joined: 0, userns: false, mount_label: None }
     }
 
     fn stdio(&mut self, process: &Process, stdio: Stdio) {
@@ -152,39 +165,30 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    fn finish(
-        self,
-        process: &Process,
-        ends: Ends,
-        command: String,
-        programs: Vec<CString>,
-        confinement: Confinement,
-    ) -> Result<Plan, CreateError> {
-        Ok(Plan {
+    fn finish(mut self, planned: PlannedProcess, ends: Ends) -> Plan {
+        let PlannedProcess { steps, last, filter, program, .. } = planned;
+        self.steps.extend(steps);
+        Plan {
             entry: None,
             outside: Outside::default(),
             clone_flags: 0,
             steps: self.steps,
-            last: confinement.last,
-            filter: confinement.filter,
-            command,
-            programs,
-            argv: strings(process.args().as_deref(), "an argument")?,
-            envp: strings(process.env().as_deref(), "an environment variable")?,
+            last,
+            filter,
+            command: program.command,
+            programs: program.programs,
+            argv: program.argv,
+            envp: program.envp,
             gate: ends.gate,
             status: ends.status,
             told: ends.told,
             preserved: 0,
             start_hooks: Vec::new(),
             hook_files: None,
-        })
+            net_devices: None,
+            resctrl: None,
+        }
     }
-}
-
-fn strings(list: Option<&[String]>, what: &'static str) -> Result<CStringArray, CreateError> {
-    let list = list.unwrap_or_default();
-    let list = list.iter().map(|text| c_string(text.as_bytes(), what)).collect::<Result<Vec<_>, _>>()?;
-    Ok(CStringArray::new(list))
 }
 
 impl Builder<'_> {

@@ -7,7 +7,7 @@ use oci_spec::runtime::Mount;
 use rustix::fs::{CWD, FileType};
 use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
 
-use super::{Builder, target};
+use super::{Builder, lsm, target};
 use crate::container::mounts::MountOptions;
 use crate::container::plan::{MountSource, Step};
 use crate::container::{CreateError, c_string, rootfs};
@@ -50,6 +50,9 @@ impl Builder<'_> {
             let value =
                 value.as_ref().map(|value| c_string(value.as_bytes(), "a mount option")).transpose()?;
             parameters.push((c_string(key.as_bytes(), "a mount option")?, value));
+        }
+        if let Some(label) = self.mount_label.clone().filter(|_| lsm::takes_label(kind)) {
+            parameters.push((c"context".to_owned(), Some(label)));
         }
         self.steps.push(Step::Mount {
             target: target(at, false, strict)?,

@@ -25,12 +25,6 @@ pub(super) struct Namespaces {
     pub(super) outside: Outside,
 }
 
-impl Namespaces {
-    pub(super) fn makes(&self, typ: LinuxNamespaceType) -> bool {
-        self.flags & typ as u64 != 0
-    }
-}
-
 impl Builder<'_> {
     /// The cgroup namespace is made by a step, after all groups were joined.
     pub(super) fn namespaces(
@@ -80,7 +74,7 @@ impl Builder<'_> {
         joins.sort_by_key(|join| join.typ == LinuxNamespaceType::Mount as u64);
         let mut entry = None;
         if between && (!joins.is_empty() || time_offsets.is_some()) {
-            entry = Some(Entry { cgroups: Vec::new(), joins, time_offsets });
+            entry = Some(Entry { affinity: None, cgroups: Vec::new(), joins, time_offsets });
         } else {
             self.steps.extend(joins.into_iter().map(Step::JoinNamespace));
         }

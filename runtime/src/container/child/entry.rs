@@ -7,7 +7,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::{FAILED, Message, fail, run};
-use crate::container::plan::{Entry, Plan};
+use crate::container::plan::{Entry, Plan, Step};
 use crate::sys;
 
 /// Carries out the entry. Never returns.
@@ -20,6 +20,11 @@ pub(in crate::container) fn enter(
     let first = plan.steps.len() + plan.last.len();
     let after = first + entry.joins.len();
     let failed = |step: usize, errno| -> ! { fail(plan, Message::Failed { step: step as u32, errno }) };
+    if let Some(Step::Attribute(affinity)) = &entry.affinity
+        && let Err(errno) = super::attributes::carry_out(affinity, &mut super::Opened::default())
+    {
+        failed(after + 3, errno);
+    }
     for procs in &entry.cgroups {
         if let Err(errno) = rustix::io::write(procs, b"0") {
             failed(after, errno);

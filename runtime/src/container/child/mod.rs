@@ -1,6 +1,8 @@
 //! The container's first process, from the clone to the exec. System calls only: no allocation, no lock, no panic.
 
+mod attributes;
 mod entry;
+mod home;
 mod hook;
 mod message;
 mod mounts;
@@ -34,6 +36,8 @@ struct Opened {
     null: Option<OwnedFd>,
     proc: Option<OwnedFd>,
     root: Option<OwnedFd>,
+    /// The working directory was reached with root's rights.
+    in_directory: bool,
     /// The number of the seccomp listener, closed by the exec; 0 is none.
     listener: u32,
 }
@@ -155,6 +159,7 @@ fn find_program(plan: &Plan) -> Result<&CStr, Message> {
 
 fn carry_out(step: &Step, opened: &mut Opened) -> Result<(), Errno> {
     match step {
+        Step::Attribute(attribute) => attributes::carry_out(attribute, opened),
         Step::JoinCgroup(procs) => rustix::io::write(procs, b"0").map(drop),
         Step::NewCgroupNamespace => unshare_cgroup(),
         Step::Session => rustix::process::setsid().map(drop),
@@ -297,7 +302,9 @@ fn carry_out(step: &Step, opened: &mut Opened) -> Result<(), Errno> {
         }
         Step::Capabilities(sets) => rustix::thread::set_capabilities(None, *sets),
         Step::WorkingDirectory(path) => {
-            rustix::process::chdir(path)?;
+            if !opened.in_directory {
+                rustix::process::chdir(path)?;
+            }
             // A directory outside of the root shows as "(unreachable)…" (CVE-2024-21626).
             let mut buffer = [0_u8; 4096];
             sys::current_directory(&mut buffer)?;
