@@ -29,6 +29,7 @@ mod rootfs;
 pub use self::error::{CreateError, StartError};
 pub use self::exec::{ExecOptions, exec};
 pub use self::gate::Gate;
+pub use self::mounts::mount_options;
 
 use std::ffi::CString;
 use std::io;
@@ -97,6 +98,8 @@ pub struct CreateOptions<'a> {
     /// A connected unix socket that gets the terminal's master side (`SCM_RIGHTS`) if the spec wants a terminal; the
     /// terminal then stands in for `stdio`.
     pub console: Option<OwnedFd>,
+    /// Change the root without pivot_root(2), which cannot leave a ramdisk (`runc --no-pivot`).
+    pub no_pivot: bool,
     /// How many of this process's descriptors from 3 on the program gets too. They have to be open.
     pub preserve_fds: u32,
     /// Who may start the container.
@@ -168,8 +171,12 @@ pub fn create(options: CreateOptions<'_>) -> Result<Container, CreateError> {
         other => {
             container.abandon();
             Err(match other {
-                Ok(Some(Message::Failed { step, errno })) => CreateError::Step {
-                    step: steps.get(step as usize).cloned().unwrap_or_else(|| "close descriptors".to_owned()),
+                Ok(Some(Message::Failed { step, errno, note })) => CreateError::Step {
+                    step: error::step_text(
+                        steps.get(step as usize).map_or("close descriptors", String::as_str),
+                        errno,
+                        &note.text(),
+                    ),
                     source: errno.into(),
                 },
                 Ok(Some(Message::NotFound)) => {

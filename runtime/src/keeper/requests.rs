@@ -174,6 +174,7 @@ impl Server {
             netns: netns.map(AsFd::as_fd),
             stdio,
             console: None,
+            no_pivot: false,
             preserve_fds: 0,
             gate: Gate::Owner,
             cgroup: Some((&self.cgroups, &group)),

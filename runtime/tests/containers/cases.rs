@@ -128,7 +128,7 @@ fn a_container_is_alone() {
         assert!(!path.contains("skep-runtime-test"), "the group's own path is seen: {line}");
     }
     let (_, devices) = house.run("d", &["list", "/dev"], plain);
-    let expected = "[\"fd\",\"full\",\"mqueue\",\"null\",\"ptmx\",\"pts\",\"random\",\"shm\",\"stderr\",\"stdin\",\
+    let expected = "[\"core\",\"fd\",\"full\",\"mqueue\",\"null\",\"ptmx\",\"pts\",\"random\",\"shm\",\"stderr\",\"stdin\",\
                     \"stdout\",\"tty\",\"urandom\",\"zero\"]\n";
     assert_eq!(devices, expected);
     assert_eq!(house.run("n", &["write", "/dev/null", "x"], plain).1, "written\n");

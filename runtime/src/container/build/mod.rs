@@ -1,6 +1,7 @@
 //! From the spec to the plan: everything that can be wrong in a spec is found here, before there is a process.
 
 mod devices;
+mod idmap;
 mod mounts;
 mod namespaces;
 mod process;
@@ -14,9 +15,9 @@ use std::path::{Component, Path, PathBuf};
 use oci_spec::runtime::{Linux, Process, Spec};
 use rustix::process::{Gid, Uid};
 
+use self::mounts::{Mounts, move_root};
 use super::plan::{Plan, Step, Target};
-use super::{CreateError, CreateOptions, Stdio, c_string, rootfs};
-use crate::cgroup::Cgroups;
+use super::{CreateError, CreateOptions, Rootfs, Stdio, c_string, rootfs};
 use crate::sys::CStringArray;
 
 /// Makes the plan.
@@ -31,7 +32,7 @@ pub(in crate::container) fn build(
     let process = spec.process().as_ref().ok_or_else(|| CreateError::Invalid("no process".to_owned()))?;
     refuse_unsupported(spec, &linux, process)?;
     let mut builder =
-        Builder { steps: Vec::new(), bundle: options.bundle, cgroups: options.cgroup.map(|pair| pair.0) };
+        Builder { steps: Vec::new(), bundle: options.bundle, mounts: Mounts::new(&linux, options.cgroup)? };
     if let Some((_, group)) = options.cgroup {
         builder.steps.extend(group.open_v1_procs()?.into_iter().map(Step::JoinCgroup));
     }
@@ -43,19 +44,15 @@ pub(in crate::container) fn build(
         options.netns.map(|fd| fd.try_clone_to_owned()).transpose().map_err(CreateError::Pipe)?,
     )?;
     builder.steps.extend([Step::PrivateMounts, Step::OpenNull, Step::OpenProc]);
-    builder.steps.push(Step::AttachRoot(rootfs::open(options.rootfs, options.bundle)?));
+    let root = rootfs::open(options.rootfs, options.bundle, builder.mounts.inherited())?;
+    builder.steps.push(Step::AttachRoot(root));
     let mounts = spec.mounts().as_deref().unwrap_or_default();
     for mount in mounts {
         builder.mount(mount)?;
     }
-    if mounts
-        .iter()
-        .any(|mount| mount.destination() == Path::new("/dev") && mount.typ().as_deref() == Some("tmpfs"))
-    {
-        builder.devices(linux.devices().as_deref().unwrap_or_default())?;
-    }
+    builder.devices(mounts, linux.devices().as_deref().unwrap_or_default())?;
     builder.kernel_settings(spec, &linux, clone_flags)?;
-    builder.root(spec, &linux, process)?;
+    builder.root(spec, &linux, process, options.rootfs, options.no_pivot)?;
     let (command, programs, confinement) = builder.process(process, &linux)?;
     let strings = |list: &[String], what| {
         list.iter().map(|text| c_string(text.as_bytes(), what)).collect::<Result<Vec<_>, _>>()
@@ -99,26 +96,36 @@ fn refuse_unsupported(spec: &Spec, linux: &Linux, process: &Process) -> Result<(
 struct Builder<'a> {
     steps: Vec<Step>,
     bundle: &'a Path,
-    cgroups: Option<&'a Cgroups>,
+    mounts: Mounts<'a>,
 }
 
 impl Builder<'_> {
-    fn root(&mut self, spec: &Spec, linux: &Linux, process: &Process) -> Result<(), CreateError> {
+    fn root(
+        &mut self,
+        spec: &Spec,
+        linux: &Linux,
+        process: &Process,
+        rootfs: &Rootfs,
+        no_pivot: bool,
+    ) -> Result<(), CreateError> {
         let user = process.user();
         let cwd = target(process.cwd(), false, false)?;
         if !cwd.prefixes.is_empty() {
             self.steps.push(Step::Directory(cwd, Uid::from_raw(user.uid()), Gid::from_raw(user.gid())));
         }
+        self.steps.extend(self.mounts.seals.drain(..).map(Step::Seal));
         for path in linux.readonly_paths().iter().flatten() {
             self.steps.push(Step::ReadonlyPath(relative(Path::new(path))?));
         }
         for path in linux.masked_paths().iter().flatten() {
-            self.steps.push(Step::MaskedPath(relative(Path::new(path))?));
+            let label = self.mounts.label.clone();
+            self.steps.push(Step::MaskedPath(relative(Path::new(path))?, label));
         }
         if spec.root().as_ref().and_then(|root| root.readonly()) == Some(true) {
             self.steps.push(Step::ReadonlyRoot);
         }
-        self.steps.push(Step::PivotRoot);
+        self.steps.push(if no_pivot { move_root(rootfs, self.bundle)? } else { Step::PivotRoot });
+        self.steps.extend(self.mounts.root_propagation().map(Step::RootPropagation));
         Ok(())
     }
 }
@@ -135,7 +142,7 @@ fn target(path: &Path, file: bool, strict: bool) -> Result<Target, CreateError> 
             _ => {}
         }
     }
-    let mut target = Target { prefixes: Vec::new(), names: Vec::new(), file, strict };
+    let mut target = Target { prefixes: Vec::new(), names: Vec::new(), file, strict, in_proc: false };
     let mut prefix = PathBuf::new();
     for name in &clean {
         prefix.push(name);

@@ -1,5 +1,7 @@
 //! The container's first process, from the clone to the exec. System calls only: no allocation, no lock, no panic.
 
+mod copy_up;
+mod devices;
 mod message;
 mod mounts;
 mod paths;
@@ -18,17 +20,22 @@ use rustix::mount::{
 };
 use rustix::thread::UnshareFlags;
 
-use self::mounts::{attach, filesystem, mask};
-use self::paths::{in_root, make_directory, resolve, resolve_parent, write_proc};
-use super::plan::{MountSource, Plan, Step};
+use self::devices::make_devices;
+use self::message::Note;
+use self::mounts::{Root, attach, mask, mount_one, move_root, remount};
+use self::paths::{in_root, make_directory, resolve, write_proc};
+use super::plan::{Plan, Step};
 use crate::{seccomp, sys};
 
 /// Descriptors that earlier steps open for later ones.
-#[derive(Default)]
-struct Opened {
+struct Opened<'a> {
     null: Option<OwnedFd>,
     proc: Option<OwnedFd>,
-    root: Option<OwnedFd>,
+    root: Option<Root<'a>>,
+    /// An empty read-only directory.
+    empty: Option<OwnedFd>,
+    /// What there is to say about a failure beside the error number.
+    note: Note,
     /// The number of the seccomp listener, closed by the exec; 0 is none.
     listener: u32,
 }
@@ -40,10 +47,11 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
     sys::reset_signals();
     // Modes of nodes and directories are meant as they stand.
     rustix::process::umask(Mode::empty());
-    let mut opened = Opened::default();
+    let mut opened =
+        Opened { null: None, proc: None, root: None, empty: None, note: Note::EMPTY, listener: 0 };
     for (index, step) in plan.steps.iter().enumerate() {
         if let Err(errno) = carry_out(step, &mut opened) {
-            fail(plan, Message::Failed { step: index as u32, errno });
+            fail(plan, Message::Failed { step: index as u32, errno, note: opened.note });
         }
     }
     let program = match find_program(plan) {
@@ -53,11 +61,11 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
     // Not only on exec: the gate's other end is among them, and the keeper's lock and connections, which must not live
     // on in a child that waits.
     if let Err(errno) = sys::close_all_but(plan.preserved, &plan.gate, &plan.status, plan.told.as_ref()) {
-        fail(plan, Message::Failed { step: u32::MAX, errno });
+        fail(plan, Message::Failed { step: u32::MAX, errno, note: opened.note });
     }
     for (index, step) in plan.last.iter().enumerate() {
         if let Err(errno) = carry_out(step, &mut opened) {
-            fail(plan, Message::Failed { step: (plan.steps.len() + index) as u32, errno });
+            fail(plan, Message::Failed { step: (plan.steps.len() + index) as u32, errno, note: opened.note });
         }
     }
     let ready = Message::Ready { listener: opened.listener };
@@ -107,7 +115,7 @@ fn find_program(plan: &Plan) -> Result<&CStr, Message> {
     Err(refused.map_or(Message::NotFound, Message::NotExecutable))
 }
 
-fn carry_out(step: &Step, opened: &mut Opened) -> Result<(), Errno> {
+fn carry_out<'a>(step: &'a Step, opened: &mut Opened<'a>) -> Result<(), Errno> {
     match step {
         Step::JoinCgroup(procs) => rustix::io::write(procs, b"0").map(drop),
         Step::NewCgroupNamespace => unshare_cgroup(),
@@ -144,28 +152,21 @@ fn carry_out(step: &Step, opened: &mut Opened) -> Result<(), Errno> {
             Ok(())
         }
         Step::Mount { target, source, .. } => {
-            let place = resolve(root(opened)?, target)?;
-            match source {
-                MountSource::Tree(tree) => attach(tree.as_fd(), place.as_fd()),
-                MountSource::Filesystem { kind, parameters, attributes } => {
-                    let made = filesystem(kind, parameters, *attributes)?;
-                    attach(made.as_fd(), place.as_fd())
-                }
-            }
+            let Opened { root, note, .. } = opened;
+            mount_one(root.as_ref().ok_or(Errno::BADF)?.as_fd(), target, source, note)
+        }
+        Step::Remount(target, wanted) => {
+            let Opened { root, note, .. } = opened;
+            remount(root.as_ref().ok_or(Errno::BADF)?.as_fd(), target, wanted, note)
         }
         Step::Seal(target) => {
             let place = resolve(root(opened)?, target)?;
-            sys::mount_setattr(place.as_fd(), READ_ONLY, 0, 0, false)
+            sys::mount_setattr(place.fd.as_fd(), READ_ONLY, 0, 0, false)
         }
         Step::Directory(target, uid, gid) => make_directory(root(opened)?, target, *uid, *gid),
-        Step::Device { target, kind, dev, mode, uid, gid } => {
-            let (parent, name) = resolve_parent(root(opened)?, target)?;
-            match rustix::fs::mknodat(&parent, name, *kind, Mode::from_raw_mode(*mode), *dev) {
-                Ok(()) => {}
-                Err(Errno::EXIST) => return Ok(()),
-                Err(errno) => return Err(errno),
-            }
-            rustix::fs::chownat(&parent, name, Some(*uid), Some(*gid), AtFlags::SYMLINK_NOFOLLOW)
+        Step::Devices(devices) => {
+            let Opened { root, note, .. } = opened;
+            make_devices(root.as_ref().ok_or(Errno::BADF)?.as_fd(), devices, note)
         }
         Step::Symlink { directory, name, to } => {
             let directory = in_root(root(opened)?, directory, false)?;
@@ -190,8 +191,11 @@ fn carry_out(step: &Step, opened: &mut Opened) -> Result<(), Errno> {
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(()),
             Err(errno) => Err(errno),
         },
-        Step::MaskedPath(path) => match in_root(root(opened)?, path, false) {
-            Ok(place) => mask(null(opened)?, place.as_fd()),
+        Step::MaskedPath(path, label) => match in_root(root(opened)?, path, false) {
+            Ok(place) => {
+                let Opened { null, empty, .. } = opened;
+                mask(null.as_ref().ok_or(Errno::BADF)?.as_fd(), empty, label.as_ref(), place.as_fd())
+            }
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(()),
             Err(errno) => Err(errno),
         },
@@ -202,6 +206,10 @@ fn carry_out(step: &Step, opened: &mut Opened) -> Result<(), Errno> {
             rustix::process::pivot_root(c".", c".")?;
             unmount(c".", UnmountFlags::DETACH)?;
             rustix::process::chdir(c"/")
+        }
+        Step::MoveRoot(host) => move_root(root(opened)?, host),
+        Step::RootPropagation(propagation) => {
+            sys::mount_setattr(root(opened)?, 0, 0, propagation.mode, propagation.recursive)
         }
         Step::OomScore(value) => write_proc(proc(opened)?, c"self/oom_score_adj", value),
         Step::Rlimit { resource, soft, hard, .. } => sys::set_rlimit(*resource, *soft, *hard),
@@ -247,14 +255,10 @@ fn unshare_cgroup() -> Result<(), Errno> {
     sys::unshare(UnshareFlags::NEWCGROUP)
 }
 
-fn root(opened: &Opened) -> Result<BorrowedFd<'_>, Errno> {
+fn root<'a>(opened: &'a Opened<'_>) -> Result<BorrowedFd<'a>, Errno> {
     opened.root.as_ref().map(AsFd::as_fd).ok_or(Errno::BADF)
 }
 
-fn proc(opened: &Opened) -> Result<BorrowedFd<'_>, Errno> {
+fn proc<'a>(opened: &'a Opened<'_>) -> Result<BorrowedFd<'a>, Errno> {
     opened.proc.as_ref().map(AsFd::as_fd).ok_or(Errno::BADF)
-}
-
-fn null(opened: &Opened) -> Result<BorrowedFd<'_>, Errno> {
-    opened.null.as_ref().map(AsFd::as_fd).ok_or(Errno::BADF)
 }

@@ -1,7 +1,7 @@
 //! The one way into the root filesystem, and the one to procfs.
 
 use std::ffi::CStr;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
@@ -21,13 +21,51 @@ pub(super) fn in_root(root: BorrowedFd<'_>, path: &CStr, strict: bool) -> Result
     }
 }
 
+/// Where a mount goes.
+pub(super) struct Place {
+    pub(super) fd: OwnedFd,
+    /// It was there before.
+    pub(super) existed: bool,
+}
+
 /// The target, made if missing.
-pub(super) fn resolve(root: BorrowedFd<'_>, target: &Target) -> Result<OwnedFd, Errno> {
-    let last = target.prefixes.len().checked_sub(1).ok_or(Errno::INVAL)?;
-    match in_root(root, &target.prefixes[last], target.strict) {
+pub(super) fn resolve(root: BorrowedFd<'_>, target: &Target) -> Result<Place, Errno> {
+    let last = target.prefixes.last().ok_or(Errno::INVAL)?;
+    // Without links first: then the path's own text says where it leads, and nothing is left to check.
+    match in_root(root, last, true) {
+        Ok(fd) => return Ok(Place { fd, existed: true }),
+        Err(Errno::LOOP) if !target.strict => match in_root(root, last, false) {
+            Ok(fd) => {
+                harmless(root, fd.as_fd(), target.in_proc)?;
+                return Ok(Place { fd, existed: true });
+            }
+            Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno),
+        },
         Err(Errno::NOENT) => {}
-        other => return other,
+        Err(errno) => return Err(errno),
     }
+    make(root, target)?;
+    let fd = in_root(root, last, target.strict)?;
+    Ok(Place { fd, existed: false })
+}
+
+/// Refuses the root itself and procfs as what a link in the image led to: mounts there could cover files that the
+/// runtime and the kernel trust (CVE-2019-16884, CVE-2023-27561).
+fn harmless(root: BorrowedFd<'_>, place: BorrowedFd<'_>, in_proc: bool) -> Result<(), Errno> {
+    let (here, top) = (rustix::fs::fstat(place)?, rustix::fs::fstat(root)?);
+    if (here.st_dev, here.st_ino) == (top.st_dev, top.st_ino) {
+        return Err(Errno::BUSY);
+    }
+    if !in_proc && rustix::fs::fstatfs(place)?.f_type == rustix::fs::PROC_SUPER_MAGIC {
+        return Err(Errno::ACCESS);
+    }
+    Ok(())
+}
+
+/// Makes the target's last component and those before it, as far as they are missing.
+fn make(root: BorrowedFd<'_>, target: &Target) -> Result<(), Errno> {
+    let last = target.prefixes.len().saturating_sub(1);
     for (index, (prefix, name)) in target.prefixes.iter().zip(&target.names).enumerate() {
         match in_root(root, prefix, target.strict) {
             Ok(_) => continue,
@@ -48,7 +86,7 @@ pub(super) fn resolve(root: BorrowedFd<'_>, target: &Target) -> Result<OwnedFd, 
             }
         }
     }
-    in_root(root, &target.prefixes[last], target.strict)
+    Ok(())
 }
 
 fn parent(root: BorrowedFd<'_>, target: &Target, index: usize) -> Result<OwnedFd, Errno> {
@@ -58,27 +96,20 @@ fn parent(root: BorrowedFd<'_>, target: &Target, index: usize) -> Result<OwnedFd
     }
 }
 
-pub(super) fn resolve_parent<'a>(
-    root: BorrowedFd<'_>,
-    target: &'a Target,
-) -> Result<(OwnedFd, &'a CStr), Errno> {
-    let last = target.prefixes.len().checked_sub(1).ok_or(Errno::INVAL)?;
-    Ok((parent(root, target, last)?, &target.names[last]))
-}
-
 pub(super) fn make_directory(
     root: BorrowedFd<'_>,
     target: &Target,
     uid: rustix::process::Uid,
     gid: rustix::process::Gid,
 ) -> Result<(), Errno> {
-    let last = target.prefixes.len().checked_sub(1).ok_or(Errno::INVAL)?;
-    match in_root(root, &target.prefixes[last], target.strict) {
+    let last = target.prefixes.last().ok_or(Errno::INVAL)?;
+    match in_root(root, last, target.strict) {
         Ok(_) => return Ok(()),
         Err(Errno::NOENT) => {}
         Err(errno) => return Err(errno),
     }
-    let made = resolve(root, target)?;
+    make(root, target)?;
+    let made = in_root(root, last, target.strict)?;
     rustix::fs::chownat(&made, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH)
 }
 
