@@ -10,6 +10,8 @@
 mod cases;
 #[path = "containers/house.rs"]
 mod house;
+#[path = "containers/mounts.rs"]
+mod mounts;
 #[path = "containers/probe.rs"]
 mod probe;
 
@@ -34,7 +36,7 @@ fn main() -> ExitCode {
 /// As cargo's own runner: a filter, and `--list`.
 fn run_tests(args: &[String]) -> ExitCode {
     if args.iter().any(|arg| arg == "--list") {
-        for (name, _) in cases::CASES {
+        for (name, _) in cases::CASES.iter().chain(mounts::CASES) {
             println!("{name}: test");
         }
         return ExitCode::SUCCESS;
@@ -43,7 +45,7 @@ fn run_tests(args: &[String]) -> ExitCode {
     let filters: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
     let mut failed = Vec::new();
     let mut run = 0;
-    for (name, case) in cases::CASES {
+    for (name, case) in cases::CASES.iter().chain(mounts::CASES) {
         if !filters.is_empty() && !filters.iter().any(|filter| name.contains(filter.as_str())) {
             continue;
         }

@@ -16,7 +16,7 @@ use skep_runtime::spec::oci::{
 
 use super::house::{House, alive, kill_9, wait};
 
-type Case = (&'static str, fn());
+pub(crate) type Case = (&'static str, fn());
 
 pub(crate) const CASES: &[Case] = &[
     ("create_start_kill_delete", create_start_kill_delete),
@@ -41,9 +41,9 @@ pub(crate) const CASES: &[Case] = &[
     ("start_latency_and_memory", start_latency_and_memory),
 ];
 
-fn plain(_: &mut Spec) {}
+pub(crate) fn plain(_: &mut Spec) {}
 
-fn mount(destination: &str, source: &Path, options: &[&str]) -> Mount {
+pub(crate) fn mount(destination: &str, source: &Path, options: &[&str]) -> Mount {
     let mut mount = Mount::default();
     mount
         .set_destination(destination.into())
@@ -53,7 +53,7 @@ fn mount(destination: &str, source: &Path, options: &[&str]) -> Mount {
     mount
 }
 
-fn add_mount(spec: &mut Spec, mount: Mount) {
+pub(crate) fn add_mount(spec: &mut Spec, mount: Mount) {
     let mut mounts = spec.mounts().clone().unwrap();
     mounts.push(mount);
     spec.set_mounts(Some(mounts));
@@ -67,13 +67,13 @@ fn with_resources(spec: &mut Spec, change: impl FnOnce(&mut LinuxResources)) {
     spec.set_linux(Some(linux));
 }
 
-fn report(house: &House, id: &str, change: impl FnOnce(&mut Spec)) -> BTreeMap<String, String> {
+pub(crate) fn report(house: &House, id: &str, change: impl FnOnce(&mut Spec)) -> BTreeMap<String, String> {
     let (exit, output) = house.run(id, &["report"], change);
     assert_eq!(exit.code(), 0, "{output} {}", house.output(id, "stderr"));
     serde_json::from_str(&output).unwrap()
 }
 
-fn refusal(result: Result<i32, ClientError>) -> (RefusalKind, String) {
+pub(crate) fn refusal(result: Result<i32, ClientError>) -> (RefusalKind, String) {
     match result {
         Err(ClientError::Refused(refusal)) => (refusal.kind, refusal.message),
         other => panic!("{other:?}"),
