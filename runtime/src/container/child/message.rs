@@ -4,6 +4,7 @@ use rustix::io::Errno;
 
 /// What the child says over the status pipe. The pipe's end is the word "exec succeeded".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "the child that makes one cannot allocate a box")]
 pub(in crate::container) enum Message {
     /// At the gate, with a seccomp listener under this number (0: none).
     Ready { listener: u32 },
@@ -18,7 +19,7 @@ pub(in crate::container) enum Message {
 /// A few words about a failure, kept where nothing has to be allocated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::container) struct Note {
-    bytes: [u8; Note::SIZE],
+    bytes: [u8; Self::SIZE],
     length: u8,
 }
 

@@ -95,6 +95,7 @@ fn fail(plan: &Plan, message: Message) -> ! {
     sys::exit_now(FAILED)
 }
 
+#[expect(clippy::result_large_err, reason = "made once, where nothing can be boxed")]
 fn find_program(plan: &Plan) -> Result<&CStr, Message> {
     let mut refused = None;
     for program in &plan.programs {

@@ -66,34 +66,33 @@ fn harmless(root: BorrowedFd<'_>, place: BorrowedFd<'_>, in_proc: bool) -> Resul
 /// Makes the target's last component and those before it, as far as they are missing.
 fn make(root: BorrowedFd<'_>, target: &Target) -> Result<(), Errno> {
     let last = target.prefixes.len().saturating_sub(1);
-    for (index, (prefix, name)) in target.prefixes.iter().zip(&target.names).enumerate() {
-        match in_root(root, prefix, target.strict) {
-            Ok(_) => continue,
-            Err(Errno::NOENT) => {}
+    // From the end: mostly only the last one is missing.
+    let mut first = last;
+    let mut parent = loop {
+        let Some(above) = first.checked_sub(1) else { break in_root(root, c".", false)? };
+        match in_root(root, &target.prefixes[above], target.strict) {
+            Ok(fd) => break fd,
+            Err(Errno::NOENT) => first = above,
             Err(errno) => return Err(errno),
         }
+    };
+    for (index, (prefix, name)) in target.prefixes.iter().zip(&target.names).enumerate().skip(first) {
         if target.file && index == last {
             // Without O_EXCL a dangling link in the image (resolv.conf) makes the file it names, inside the root.
             let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
             let mut how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
             how.set(ResolveFlags::NO_SYMLINKS, target.strict);
-            drop(openat2(root, prefix, flags, Mode::from_raw_mode(0o644), how)?);
-        } else {
-            let parent = parent(root, target, index)?;
-            match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(errno) => return Err(errno),
-            }
+            return openat2(root, prefix, flags, Mode::from_raw_mode(0o644), how).map(drop);
+        }
+        match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+        if index != last {
+            parent = in_root(root, prefix, target.strict)?;
         }
     }
     Ok(())
-}
-
-fn parent(root: BorrowedFd<'_>, target: &Target, index: usize) -> Result<OwnedFd, Errno> {
-    match index.checked_sub(1) {
-        Some(above) => in_root(root, &target.prefixes[above], target.strict),
-        None => in_root(root, c".", false),
-    }
 }
 
 pub(super) fn make_directory(
