@@ -45,6 +45,9 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// clone(2)'s flag for time namespaces, as clone3(2) and unshare(2) take it; libc has none.
 pub(crate) const CLONE_NEWTIME: u64 = 0x80;
 
+/// mount_setattr(2)'s flag for ID-mapped mounts.
+const MOUNT_ATTR_IDMAP: u64 = 0x10_0000;
+
 /// A cloned child.
 pub(crate) struct Child {
     pub(crate) pid: i32,
@@ -103,6 +106,21 @@ pub(crate) fn mount_setattr(
     recursive: bool,
 ) -> Result<(), Errno> {
     let attr = MountAttr { attr_set: set, attr_clr: clear, propagation, userns_fd: 0 };
+    set_attributes(mount, &attr, recursive)
+}
+
+/// mount_setattr(2) that makes a detached mount show IDs as `userns` maps them.
+pub(crate) fn mount_idmap(
+    mount: BorrowedFd<'_>,
+    userns: BorrowedFd<'_>,
+    recursive: bool,
+) -> Result<(), Errno> {
+    let userns_fd = userns.as_raw_fd() as u64;
+    let attr = MountAttr { attr_set: MOUNT_ATTR_IDMAP, userns_fd, ..MountAttr::default() };
+    set_attributes(mount, &attr, recursive)
+}
+
+fn set_attributes(mount: BorrowedFd<'_>, attr: &MountAttr, recursive: bool) -> Result<(), Errno> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is a valid empty C string and `attr` a valid mount_attr of the size given; both outlive the call.
     result(unsafe {
@@ -111,7 +129,7 @@ pub(crate) fn mount_setattr(
             mount.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attr,
+            std::ptr::from_ref(attr),
             size_of::<MountAttr>(),
         )
     })
@@ -173,6 +191,12 @@ pub(crate) fn execveat(program: &OwnedFd, argv: &CStringArray, envp: &CStringArr
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: _exit has no preconditions.
     unsafe { libc::_exit(code) }
+}
+
+/// pause(2): sleeps until a signal is handled.
+pub(crate) fn pause() {
+    // SAFETY: pause has no preconditions.
+    unsafe { libc::pause() };
 }
 
 /// Every signal back to its default, none blocked: exec keeps ignored signals ignored and blocked ones blocked.

@@ -12,6 +12,8 @@ mod attributes;
 mod cases;
 #[path = "containers/house.rs"]
 mod house;
+#[path = "containers/mounts.rs"]
+mod mounts;
 #[path = "containers/probe.rs"]
 mod probe;
 
@@ -33,10 +35,14 @@ fn main() -> ExitCode {
     run_tests(&args[1..])
 }
 
+fn all_cases() -> impl Iterator<Item = &'static (&'static str, fn())> {
+    cases::CASES.iter().chain(attributes::CASES).chain(mounts::CASES)
+}
+
 /// As cargo's own runner: a filter, and `--list`.
 fn run_tests(args: &[String]) -> ExitCode {
     if args.iter().any(|arg| arg == "--list") {
-        for (name, _) in cases::CASES.iter().chain(attributes::CASES) {
+        for (name, _) in all_cases() {
             println!("{name}: test");
         }
         return ExitCode::SUCCESS;
@@ -45,7 +51,7 @@ fn run_tests(args: &[String]) -> ExitCode {
     let filters: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
     let mut failed = Vec::new();
     let mut run = 0;
-    for (name, case) in cases::CASES.iter().chain(attributes::CASES) {
+    for (name, case) in all_cases() {
         if !filters.is_empty() && !filters.iter().any(|filter| name.contains(filter.as_str())) {
             continue;
         }

@@ -38,10 +38,10 @@ pub struct Cgroup {
 
 /// The group in one hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Directory {
-    pub(super) path: PathBuf,
+pub(crate) struct Directory {
+    pub(crate) path: PathBuf,
     /// The v1 hierarchy's controllers; `None`: the v2 tree.
-    pub(super) v1: Option<Vec<String>>,
+    pub(crate) v1: Option<Vec<String>>,
 }
 
 impl Cgroup {
@@ -49,7 +49,7 @@ impl Cgroup {
         Self { directories }
     }
 
-    pub(super) fn directories(&self) -> &[Directory] {
+    pub(crate) fn directories(&self) -> &[Directory] {
         &self.directories
     }
 

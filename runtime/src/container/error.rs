@@ -89,6 +89,41 @@ pub enum CreateError {
         #[source]
         source: io::Error,
     },
+    /// An option of a mount was refused.
+    #[error("cannot mount {} at {} with {option}: {source}", from.display(), to.display())]
+    MountOption {
+        /// The source.
+        from: PathBuf,
+        /// The target in the container.
+        to: PathBuf,
+        /// What the option or options ask for.
+        option: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel cannot map the IDs of this filesystem.
+    #[error("idmapped mounts of {filesystem} are not supported by this kernel ({} at {}): {source}", from.display(), to.display())]
+    Idmap {
+        /// The source's filesystem.
+        filesystem: String,
+        /// The source.
+        from: PathBuf,
+        /// The target in the container.
+        to: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The user namespace that carries a mount's ID maps could not be made.
+    #[error("cannot make ID maps for a mount ({step}): {source}")]
+    IdMaps {
+        /// What was tried.
+        step: &'static str,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
     /// A namespace of the spec could not be opened.
     #[error("cannot open the namespace {}: {source}", path.display())]
     OpenNamespace {
@@ -215,6 +250,15 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+}
+
+/// A failed step and what the child added.
+pub(super) fn step_text(step: &str, errno: rustix::io::Errno, note: &str) -> String {
+    match note {
+        "" => step.to_owned(),
+        call if errno == rustix::io::Errno::NOSYS => format!("{step}: this kernel has no {call}"),
+        _ => format!("{step}: {note}"),
+    }
 }
 
 /// As Docker says it.

@@ -32,6 +32,7 @@ mod rootfs;
 pub use self::error::{CreateError, StartError};
 pub use self::exec::ExecOptions;
 pub use self::gate::Gate;
+pub use self::mounts::mount_options;
 pub use self::resctrl::remove as remove_resctrl;
 
 use std::ffi::CString;
@@ -103,6 +104,8 @@ pub struct CreateOptions<'a> {
     /// A connected unix socket that gets the terminal's master side (`SCM_RIGHTS`) if the spec wants a terminal; the
     /// terminal then stands in for `stdio`.
     pub console: Option<OwnedFd>,
+    /// Change the root without pivot_root(2), which cannot leave a ramdisk (`runc --no-pivot`).
+    pub no_pivot: bool,
     /// How many of this process's descriptors from 3 on the program gets too. They have to be open.
     pub preserve_fds: u32,
     /// Leave the process in the caller's session keyring instead of one of the container's own.
@@ -315,7 +318,10 @@ impl Container {
         let name =
             |step: u32| steps.get(step as usize).cloned().unwrap_or_else(|| "close descriptors".to_owned());
         match message {
-            Message::Failed { step, errno } => CreateError::Step { step: name(step), source: errno.into() },
+            Message::Failed { step, errno, note } => CreateError::Step {
+                step: error::step_text(&name(step), errno, &note.text()),
+                source: errno.into(),
+            },
             Message::HookFailed { step, status } => {
                 CreateError::InnerHook { step: name(step), reason: error::hook_reason(status) }
             }

@@ -357,6 +357,7 @@ mod tests {
             netns: None,
             stdio: Stdio { stdin: copy(), stdout: copy(), stderr: copy() },
             console: None,
+            no_pivot: false,
             preserve_fds: 0,
             no_new_keyring: true,
             gate: Gate::Owner,

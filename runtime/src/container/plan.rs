@@ -5,11 +5,12 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::fs::Dev;
-use rustix::mount::MountAttrFlags;
+use rustix::mount::{MountAttrFlags, MountFlags};
 use rustix::process::{Gid, Uid};
 use rustix::thread::CapabilitySets;
 
 use super::attribute::Attribute;
+use super::mounts::Propagation;
 use super::net_devices::NetDevices;
 use super::resctrl::Membership;
 use crate::seccomp::Filter;
@@ -161,18 +162,13 @@ pub(super) enum Step {
         source: MountSource,
         label: String,
     },
+    /// New options for what is mounted at the target already.
+    Remount(Target, Remount),
     /// Make what was mounted at the target read-only, now that all is in it.
     Seal(Target),
     /// Make a directory if there is none, owned by the user.
     Directory(Target, Uid, Gid),
-    Device {
-        target: Target,
-        kind: rustix::fs::FileType,
-        dev: Dev,
-        mode: u32,
-        uid: Uid,
-        gid: Gid,
-    },
+    Devices(Devices),
     Symlink {
         directory: CString,
         name: CString,
@@ -185,10 +181,15 @@ pub(super) enum Step {
     Hostname(Vec<u8>),
     Domainname(Vec<u8>),
     ReadonlyPath(CString),
-    MaskedPath(CString),
+    /// With the label of an empty directory's filesystem.
+    MaskedPath(CString, Option<CString>),
     ReadonlyRoot,
     /// The root becomes `/` and the host's mounts go.
     PivotRoot,
+    /// The same where pivot_root(2) cannot leave the old root. The host's procfs and sysfs mounts, which go first.
+    MoveRoot(Vec<CString>),
+    /// How mounts below the new root spread.
+    RootPropagation(Propagation),
     OomScore(Vec<u8>),
     Rlimit {
         name: String,
@@ -230,8 +231,60 @@ pub(super) enum RootMount {
 pub(super) enum MountSource {
     /// A detached copy of a host's directory or file.
     Tree(OwnedFd),
-    /// A new filesystem.
-    Filesystem { kind: CString, parameters: Vec<(CString, Option<CString>)>, attributes: MountAttrFlags },
+    Filesystem(Box<Filesystem>),
+}
+
+/// A new filesystem.
+pub(super) struct Filesystem {
+    pub(super) kind: CString,
+    /// For fsconfig(2), the source among them.
+    pub(super) parameters: Vec<(CString, Option<CString>)>,
+    pub(super) attributes: MountAttrFlags,
+    /// The same for mount(2), for what fsconfig(2) does not take.
+    pub(super) source: CString,
+    pub(super) flags: MountFlags,
+    pub(super) data: CString,
+    /// Asks for what only mount(2) can do.
+    pub(super) legacy_only: bool,
+    pub(super) propagation: Vec<Propagation>,
+    /// A user namespace whose ID maps hold for the mount.
+    pub(super) idmap: Option<OwnedFd>,
+    /// A directory that it covers gives its root the mode.
+    pub(super) keep_mode: bool,
+    /// A directory that it covers is copied into it.
+    pub(super) copy_up: bool,
+    /// The SELinux label of its root.
+    pub(super) file_label: Option<CString>,
+    /// What to attach if the kernel does not let the container make it.
+    pub(super) instead: Option<OwnedFd>,
+}
+
+/// New options for a mounted filesystem.
+pub(super) struct Remount {
+    pub(super) flags: MountFlags,
+    pub(super) data: CString,
+    pub(super) propagation: Vec<Propagation>,
+}
+
+/// Nodes and links of one directory, made if missing.
+pub(super) struct Devices {
+    pub(super) directory: Target,
+    pub(super) nodes: Vec<Node>,
+    /// Name, target, and whether what is there is replaced.
+    pub(super) links: Vec<(CString, CString, bool)>,
+}
+
+/// One device node.
+pub(super) struct Node {
+    pub(super) name: CString,
+    pub(super) kind: rustix::fs::FileType,
+    pub(super) dev: Dev,
+    pub(super) mode: u32,
+    pub(super) uid: Uid,
+    pub(super) gid: Gid,
+    /// The host's node of that path, for who may not make nodes: its path, and itself if that is known beforehand.
+    pub(super) path: CString,
+    pub(super) host: Option<OwnedFd>,
 }
 
 /// A place below the root, made if missing.
@@ -244,9 +297,16 @@ pub(super) struct Target {
     pub(super) file: bool,
     /// No link on the way: `/proc` and `/sys` must be where they seem to be (CVE-2019-19921).
     pub(super) strict: bool,
+    /// One of the files of procfs that may be covered.
+    pub(super) in_proc: bool,
 }
 
 impl Target {
+    /// Once more, for a later step.
+    pub(super) fn copy(&self) -> Self {
+        Self { prefixes: self.prefixes.clone(), names: self.names.clone(), ..*self }
+    }
+
     fn shown(&self) -> String {
         format!("/{}", self.prefixes.last().map(|path| path.to_string_lossy()).unwrap_or_default())
     }
@@ -311,7 +371,8 @@ impl Step {
             Self::Mount { target, label, .. } => format!("mount {label} at {}", target.shown()),
             Self::Seal(target) => format!("make {} read-only", target.shown()),
             Self::Directory(target, ..) => format!("make the directory {}", target.shown()),
-            Self::Device { target, .. } => format!("make the device {}", target.shown()),
+            Self::Remount(target, _) => format!("change the mount at {}", target.shown()),
+            Self::Devices(devices) => format!("make devices in {}", devices.directory.shown()),
             Self::Symlink { directory, name, .. } => format!("link /{}/{}", shown(directory), shown(name)),
             Self::Sysctl { path, value } => {
                 format!("set /proc/{} to {:?}", shown(path), String::from_utf8_lossy(value))
@@ -319,9 +380,10 @@ impl Step {
             Self::Hostname(_) => "set the host name".to_owned(),
             Self::Domainname(_) => "set the domain name".to_owned(),
             Self::ReadonlyPath(path) => format!("make /{} read-only", shown(path)),
-            Self::MaskedPath(path) => format!("mask /{}", shown(path)),
+            Self::MaskedPath(path, _) => format!("mask /{}", shown(path)),
             Self::ReadonlyRoot => "make the root filesystem read-only".to_owned(),
-            Self::PivotRoot => "change the root".to_owned(),
+            Self::PivotRoot | Self::MoveRoot(_) => "change the root".to_owned(),
+            Self::RootPropagation(_) => "set the root's propagation".to_owned(),
             Self::OomScore(value) => format!("set process.oomScoreAdj to {}", String::from_utf8_lossy(value)),
             Self::Rlimit { name, soft, hard, .. } => format!("set {name} to {soft}:{hard}"),
             Self::DropBounding(number) => format!("drop capability {number}"),

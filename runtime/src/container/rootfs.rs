@@ -26,11 +26,12 @@ const PAGE_BYTES: usize = 4096;
 /// Layers that overlayfs takes (fs/overlayfs/params.h, OVL_MAX_STACK).
 const LAYERS_MAX: usize = 500;
 
-/// The mount, attached later over the directory `over`.
-pub(super) fn open(rootfs: &Rootfs, over: &Path) -> Result<RootMount, CreateError> {
-    let over = c_string(over.as_os_str().as_bytes(), "the bundle's path")?;
+/// The mount, attached later over its own directory, or an overlay over the bundle. `inherited`: what mounts below the
+/// directory become before that, if not peers of the host's.
+pub(super) fn open(rootfs: &Rootfs, bundle: &Path, inherited: Option<u64>) -> Result<RootMount, CreateError> {
     match rootfs {
         Rootfs::Directory(path) => {
+            let over = c_string(path.as_os_str().as_bytes(), "the root filesystem's path")?;
             let flags = OpenTreeFlags::OPEN_TREE_CLONE
                 | OpenTreeFlags::OPEN_TREE_CLOEXEC
                 | OpenTreeFlags::AT_RECURSIVE;
@@ -38,14 +39,22 @@ pub(super) fn open(rootfs: &Rootfs, over: &Path) -> Result<RootMount, CreateErro
                 // A file would only fail later, with a puzzling error.
                 directory(path)?;
                 let mount = open_tree(CWD, path, flags)?;
-                private(&mount)?;
+                if let Some(mode) = inherited.filter(|mode| *mode != libc::MS_PRIVATE) {
+                    propagate(&mount, mode, true)?;
+                }
+                // Its own root is private: pivot_root(2) takes no other, but for a slave.
+                let all = inherited == Some(libc::MS_PRIVATE);
+                propagate(&mount, libc::MS_PRIVATE, all)?;
                 Ok(mount)
             };
             let mount =
                 take().map_err(|errno| CreateError::OpenRoot { path: path.clone(), source: errno.into() })?;
             Ok(RootMount::Detached { mount, over })
         }
-        Rootfs::Overlay { lower, upper, work } => overlay(lower, upper, work, over),
+        Rootfs::Overlay { lower, upper, work } => {
+            let over = c_string(bundle.as_os_str().as_bytes(), "the bundle's path")?;
+            overlay(lower, upper, work, over)
+        }
     }
 }
 
@@ -148,10 +157,9 @@ fn directory(path: &Path) -> Result<OwnedFd, Errno> {
     rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// A copy of a shared mount would pass on what the container mounts below it.
-pub(super) fn private(mount: &OwnedFd) -> Result<(), Errno> {
+fn propagate(mount: &OwnedFd, mode: u64, recursive: bool) -> Result<(), Errno> {
     use std::os::fd::AsFd as _;
-    sys::mount_setattr(mount.as_fd(), 0, 0, libc::MS_PRIVATE, true)
+    sys::mount_setattr(mount.as_fd(), 0, 0, mode, recursive)
 }
 
 /// What the kernel wrote about the failure (fsopen(2)'s message queue), on one line.
@@ -184,7 +192,7 @@ mod tests {
             upper: dir.path().to_path_buf(),
             work: dir.path().to_path_buf(),
         };
-        let error = open(&rootfs, dir.path()).err().unwrap().to_string();
+        let error = open(&rootfs, dir.path(), None).err().unwrap().to_string();
         assert!(error.contains(missing.to_str().unwrap()), "{error}");
     }
 

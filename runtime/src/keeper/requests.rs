@@ -174,6 +174,7 @@ impl Server {
             netns: netns.map(AsFd::as_fd),
             stdio,
             console: None,
+            no_pivot: false,
             preserve_fds: 0,
             no_new_keyring: false,
             gate: Gate::Owner,

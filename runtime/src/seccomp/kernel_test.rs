@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixListener;
 
 use libc::c_long;
-use oci_spec::runtime::{Capability, LinuxSeccomp, LinuxSeccompAction as Action, LinuxSyscall, Spec};
+use oci_spec::runtime::{Capability, LinuxSeccomp, LinuxSeccompAction as Action, LinuxSyscall, Mount, Spec};
 use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, waitid};
 
 use super::{Filter, Machine, default_profile, kernel_version, load_filter};
@@ -77,10 +77,14 @@ fn dockers_profile_in_the_kernel() {
     );
 }
 
-/// A container of the host's root with nothing mounted in it, that runs a shell script.
+/// A container of the host's root with nothing of its own mounted in it, that runs a shell script.
 fn host_spec(script: &str) -> Spec {
     let mut spec = default_spec();
-    spec.set_mounts(Some(Vec::new()));
+    // Bound, or the host's own /dev would be given a container's nodes and links.
+    let mut dev = Mount::default();
+    dev.set_destination("/dev".into()).set_source(Some("/dev".into())).set_typ(Some("bind".to_owned()));
+    dev.set_options(Some(vec!["rbind".to_owned()]));
+    spec.set_mounts(Some(vec![dev]));
     let mut process = spec.process().clone().unwrap();
     process.set_args(Some(["/bin/sh", "-c", script].map(str::to_owned).to_vec()));
     spec.set_process(Some(process));
@@ -102,6 +106,7 @@ fn run(spec: &Spec) -> Result<String, CreateError> {
         netns: None,
         stdio: Stdio { stdin: copy(), stdout: copy(), stderr: copy() },
         console: None,
+        no_pivot: false,
         preserve_fds: 0,
         no_new_keyring: false,
         gate: Gate::Owner,

@@ -5,6 +5,7 @@ mod devices;
 mod environment;
 mod exec;
 mod hooks;
+mod idmap;
 mod lsm;
 mod mounts;
 mod namespaces;
@@ -19,18 +20,17 @@ use std::path::{Component, Path, PathBuf};
 use oci_spec::runtime::{Linux, Process, Spec};
 use rustix::process::{Gid, Uid};
 
+use self::mounts::{Mounts, move_root};
 use self::process::{PlannedProcess, Surroundings};
 use super::plan::{Outside, Plan, Step, Target};
-use super::{CreateError, CreateOptions, ExecOptions, Stdio, c_string, net_devices, resctrl, rootfs};
-use crate::cgroup::Cgroups;
+use super::{CreateError, CreateOptions, ExecOptions, Rootfs, Stdio, c_string, net_devices, resctrl, rootfs};
 
 /// Makes the plan of a container's init.
 pub(in crate::container) fn build(options: CreateOptions<'_>, ends: Ends) -> Result<Plan, CreateError> {
     let spec = options.spec;
     let linux = spec.linux().clone().unwrap_or_default();
     let process = spec.process().as_ref().ok_or_else(|| CreateError::Invalid("no process".to_owned()))?;
-    let mut builder = Builder::new(options.bundle, options.cgroup.map(|pair| pair.0));
-    builder.mount_label = lsm::mount_label(&linux)?;
+    let mut builder = Builder::new(options.bundle, Mounts::new(&linux, options.cgroup)?);
     if let Some((_, group)) = options.cgroup {
         builder.steps.extend(group.open_v1_procs()?.into_iter().map(Step::JoinCgroup));
     }
@@ -44,7 +44,8 @@ pub(in crate::container) fn build(options: CreateOptions<'_>, ends: Ends) -> Res
         devices
     });
     builder.steps.extend([Step::PrivateMounts, Step::OpenNull, Step::OpenProc]);
-    builder.steps.push(Step::AttachRoot(rootfs::open(options.rootfs, options.bundle)?));
+    let root = rootfs::open(options.rootfs, options.bundle, builder.mounts.inherited())?;
+    builder.steps.push(Step::AttachRoot(root));
     if builder.userns {
         builder.steps.push(Step::BecomeRoot);
     }
@@ -52,16 +53,11 @@ pub(in crate::container) fn build(options: CreateOptions<'_>, ends: Ends) -> Res
     for mount in mounts {
         builder.mount(mount)?;
     }
-    if mounts
-        .iter()
-        .any(|mount| mount.destination() == Path::new("/dev") && mount.typ().as_deref() == Some("tmpfs"))
-    {
-        builder.devices(linux.devices().as_deref().unwrap_or_default())?;
-    }
+    builder.devices(mounts, linux.devices().as_deref().unwrap_or_default())?;
     builder.terminal(process, options.console, Some(target(Path::new("/dev/console"), true, false)?))?;
     builder.kernel_settings(spec, &linux, own)?;
     let hooks = builder.hooks(spec)?;
-    builder.root(spec, &linux, process)?;
+    builder.root(spec, &linux, process, options.rootfs, options.no_pivot)?;
     let around = Surroundings {
         id: options.id,
         linux: &linux,
@@ -88,7 +84,7 @@ pub(in crate::container) fn build(options: CreateOptions<'_>, ends: Ends) -> Res
 pub(in crate::container) fn build_exec(options: ExecOptions<'_>, ends: Ends) -> Result<Plan, CreateError> {
     let process = options.process;
     let linux = options.spec.linux().clone().unwrap_or_default();
-    let mut builder = Builder::new(options.bundle, None);
+    let mut builder = Builder::new(options.bundle, Mounts::new(&linux, None)?);
     builder.stdio(process, options.stdio);
     let mut entry = builder.entry(&linux, options.init, options.cgroup)?;
     if builder.userns {
@@ -122,18 +118,16 @@ pub(in crate::container) struct Ends {
 struct Builder<'a> {
     steps: Vec<Step>,
     bundle: &'a Path,
-    cgroups: Option<&'a Cgroups>,
+    mounts: Mounts<'a>,
     /// `CLONE_NEW*` of the namespaces that are joined.
     joined: u64,
     /// The process lives in a user namespace other than this one.
     userns: bool,
-    /// SELinux label of the filesystems that are made for the container.
-    mount_label: Option<CString>,
 }
 
 impl<'a> Builder<'a> {
-    fn new(bundle: &'a Path, cgroups: Option<&'a Cgroups>) -> Self {
-        Self { steps: Vec::new(), bundle, cgroups, joined: 0, userns: false, mount_label: None }
+    fn new(bundle: &'a Path, mounts: Mounts<'a>) -> Self {
+        Self { steps: Vec::new(), bundle, mounts, joined: 0, userns: false }
     }
 
     fn stdio(&mut self, process: &Process, stdio: Stdio) {
@@ -192,22 +186,32 @@ impl<'a> Builder<'a> {
 }
 
 impl Builder<'_> {
-    fn root(&mut self, spec: &Spec, linux: &Linux, process: &Process) -> Result<(), CreateError> {
+    fn root(
+        &mut self,
+        spec: &Spec,
+        linux: &Linux,
+        process: &Process,
+        rootfs: &Rootfs,
+        no_pivot: bool,
+    ) -> Result<(), CreateError> {
         let user = process.user();
         let cwd = target(process.cwd(), false, false)?;
         if !cwd.prefixes.is_empty() {
             self.steps.push(Step::Directory(cwd, Uid::from_raw(user.uid()), Gid::from_raw(user.gid())));
         }
+        self.steps.extend(self.mounts.seals.drain(..).map(Step::Seal));
         for path in linux.readonly_paths().iter().flatten() {
             self.steps.push(Step::ReadonlyPath(relative(Path::new(path))?));
         }
         for path in linux.masked_paths().iter().flatten() {
-            self.steps.push(Step::MaskedPath(relative(Path::new(path))?));
+            let label = self.mounts.label.clone();
+            self.steps.push(Step::MaskedPath(relative(Path::new(path))?, label));
         }
         if spec.root().as_ref().and_then(|root| root.readonly()) == Some(true) {
             self.steps.push(Step::ReadonlyRoot);
         }
-        self.steps.push(Step::PivotRoot);
+        self.steps.push(if no_pivot { move_root(rootfs, self.bundle)? } else { Step::PivotRoot });
+        self.steps.extend(self.mounts.root_propagation().map(Step::RootPropagation));
         Ok(())
     }
 }
@@ -224,7 +228,7 @@ fn target(path: &Path, file: bool, strict: bool) -> Result<Target, CreateError> 
             _ => {}
         }
     }
-    let mut target = Target { prefixes: Vec::new(), names: Vec::new(), file, strict };
+    let mut target = Target { prefixes: Vec::new(), names: Vec::new(), file, strict, in_proc: false };
     let mut prefix = PathBuf::new();
     for name in &clean {
         prefix.push(name);

@@ -1,132 +1,511 @@
 //! What is mounted in the container, and where.
 
+use std::ffi::CString;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::Path;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Mount;
-use rustix::fs::{CWD, FileType};
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Mount};
+use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
 
-use super::{Builder, lsm, target};
-use crate::container::mounts::MountOptions;
-use crate::container::plan::{MountSource, Step};
-use crate::container::{CreateError, c_string, rootfs};
+use super::{Builder, idmap, lsm, target};
+use crate::cgroup::{Cgroup, Cgroups};
+use crate::container::mounts::{
+    self, ATIME, MountOptions, NODEV, NODIRATIME, NOEXEC, NOSUID, NOSYMFOLLOW, Propagation, RDONLY,
+};
+use crate::container::plan::{Filesystem, MountSource, Remount, Step, Target};
+use crate::container::{CreateError, Rootfs, c_string};
 use crate::sys;
+
+/// What lxcfs and the like may put over files of procfs: numbers for programs to read, nothing that the runtime or the
+/// kernel trusts.
+const PROC_FILES: [&str; 11] = [
+    "cpuinfo",
+    "diskstats",
+    "loadavg",
+    "meminfo",
+    "net/dev",
+    "slabinfo",
+    "stat",
+    "swaps",
+    "sys/crypto/fips_enabled",
+    "sys/kernel/ns_last_pid",
+    "uptime",
+];
+
+/// Flags that a mount of a more privileged user namespace keeps.
+const LOCKABLE: u64 = RDONLY | NOSUID | NODEV | NOEXEC;
+
+/// What all mounts of a container depend on.
+pub(super) struct Mounts<'a> {
+    cgroup: Option<(&'a Cgroups, &'a Cgroup)>,
+    cgroup_namespace: bool,
+    user_namespace: bool,
+    /// `linux.rootfsPropagation`.
+    propagation: Option<Propagation>,
+    /// The ID maps of the container's own user namespace.
+    uids: Vec<LinuxIdMapping>,
+    gids: Vec<LinuxIdMapping>,
+    /// The user namespace that the container joins.
+    joined: Option<PathBuf>,
+    /// `linux.mountLabel`.
+    pub(super) label: Option<CString>,
+    /// What becomes read-only when all is in it.
+    pub(super) seals: Vec<Target>,
+}
+
+impl<'a> Mounts<'a> {
+    pub(super) fn new(linux: &Linux, cgroup: Option<(&'a Cgroups, &'a Cgroup)>) -> Result<Self, CreateError> {
+        let namespace = |typ| linux.namespaces().iter().flatten().find(|namespace| namespace.typ() == typ);
+        let word = linux.rootfs_propagation().as_deref().filter(|word| !word.is_empty());
+        let propagation = word.map(|word| {
+            mounts::propagation(word)
+                .ok_or_else(|| CreateError::Invalid(format!("linux.rootfsPropagation {word:?}")))
+        });
+        let user = namespace(LinuxNamespaceType::User);
+        Ok(Self {
+            cgroup,
+            cgroup_namespace: namespace(LinuxNamespaceType::Cgroup).is_some(),
+            user_namespace: user.is_some(),
+            propagation: propagation.transpose()?,
+            uids: linux.uid_mappings().clone().unwrap_or_default(),
+            gids: linux.gid_mappings().clone().unwrap_or_default(),
+            joined: user.and_then(|user| user.path().clone()),
+            label: lsm::mount_label(linux)?,
+            seals: Vec::new(),
+        })
+    }
+
+    /// What a copy of a host's mount keeps of its propagation: by default the host's new mounts come in and none goes
+    /// out; with a shared root, the copy stays the host's peer.
+    pub(super) fn inherited(&self) -> Option<u64> {
+        match self.propagation.map(|propagation| propagation.mode) {
+            None | Some(libc::MS_SLAVE) => Some(libc::MS_SLAVE),
+            Some(libc::MS_SHARED) => None,
+            Some(_) => Some(libc::MS_PRIVATE),
+        }
+    }
+
+    /// To be set on the container's root at the end: pivot_root(2) takes no shared one.
+    pub(super) fn root_propagation(&self) -> Option<Propagation> {
+        self.propagation.filter(|propagation| propagation.mode != libc::MS_PRIVATE)
+    }
+
+    pub(super) fn user_namespace(&self) -> bool {
+        self.user_namespace
+    }
+
+    /// The user namespace whose maps hold for a mount.
+    fn id_maps(&self, mount: &Mount, options: &MountOptions) -> Result<Option<OwnedFd>, CreateError> {
+        let own = (mount.uid_mappings().as_deref(), mount.gid_mappings().as_deref());
+        let at = mount.destination().display();
+        match own {
+            (Some(uids), Some(gids)) if !uids.is_empty() && !gids.is_empty() => {
+                idmap::user_namespace(uids, gids).map(Some)
+            }
+            (None | Some([]), None | Some([])) if options.idmap.is_none() => Ok(None),
+            (None | Some([]), None | Some([])) => match &self.joined {
+                Some(path) => {
+                    let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+                    fd.map(Some).map_err(|errno| CreateError::OpenNamespace {
+                        path: path.clone(),
+                        source: errno.into(),
+                    })
+                }
+                None if !self.uids.is_empty() && !self.gids.is_empty() => {
+                    idmap::user_namespace(&self.uids, &self.gids).map(Some)
+                }
+                None => Err(CreateError::Invalid(format!(
+                    "the mount at {at} is to be idmapped, but neither it nor linux has ID mappings"
+                ))),
+            },
+            _ => Err(CreateError::Invalid(format!(
+                "the mount at {at} has only one of uidMappings and gidMappings"
+            ))),
+        }
+    }
+}
 
 impl Builder<'_> {
     pub(super) fn mount(&mut self, mount: &Mount) -> Result<(), CreateError> {
-        let destination = mount.destination();
-        let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default())?;
-        let kind = mount.typ().as_deref().unwrap_or(if options.bind { "bind" } else { "none" });
-        let inside_proc =
-            destination.starts_with("/proc") && (destination != Path::new("/proc") || kind != "proc");
-        if inside_proc && !(options.bind && destination == Path::new("/proc")) {
-            // It could cover files that the runtime and the kernel trust (CVE-2019-16884, CVE-2023-27561).
-            return Err(CreateError::Invalid(format!("a mount inside /proc: {}", destination.display())));
+        let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default());
+        let kind = mount.typ().as_deref().filter(|kind| !kind.is_empty() && !options.bind);
+        let kind = kind.unwrap_or(if options.bind { "bind" } else { "none" });
+        let at = mount.destination();
+        let strict = matches!(kind, "proc" | "sysfs" | "cgroup" | "cgroup2");
+        let place = self.place(at, kind, strict)?;
+        if kind == "bind" {
+            return self.bind(mount, &options, place);
         }
-        if options.bind || kind == "bind" {
-            return self.bind(mount, &options);
+        if options.remount {
+            let data = text_options(&options, None);
+            let flags = options.legacy_flags();
+            let remount = Remount {
+                flags,
+                data: c_string(data, "mount options")?,
+                propagation: options.propagation.clone(),
+            };
+            self.steps.push(Step::Remount(place, remount));
+            return Ok(());
         }
-        if kind == "cgroup" || kind == "cgroup2" {
-            return self.cgroup_mounts(destination, &options);
+        if matches!(kind, "cgroup" | "cgroup2") {
+            return self.cgroup_mounts(at, &options);
         }
-        let strict = matches!(kind, "proc" | "sysfs");
-        self.filesystem(destination, kind, &options, strict)
+        let source = mount.source().as_ref().map(|source| source.as_os_str().as_bytes());
+        let idmap = self.mounts.id_maps(mount, &options)?;
+        let source = source.filter(|source| !source.is_empty()).unwrap_or(kind.as_bytes());
+        self.filesystem(place, (kind, source), &options, idmap)
+    }
+
+    /// The target, if it may be one.
+    fn place(&self, at: &Path, kind: &str, strict: bool) -> Result<Target, CreateError> {
+        let mut place = target(at, false, strict)?;
+        let Some(path) = place.prefixes.last() else {
+            return Err(CreateError::Invalid("a mount over the root".to_owned()));
+        };
+        if let Some(below) = path.to_bytes().strip_prefix(b"proc/") {
+            if !PROC_FILES.iter().any(|file| file.as_bytes() == below) {
+                // It could cover files that the runtime and the kernel trust (CVE-2019-16884, CVE-2023-27561).
+                return Err(CreateError::Invalid(format!("a mount inside /proc: {}", at.display())));
+            }
+            // /proc/net is a link, into a directory of procfs.
+            (place.strict, place.in_proc) = (below != b"net/dev", true);
+        } else if path.to_bytes() == b"proc" {
+            if !matches!(kind, "proc" | "bind") {
+                return Err(CreateError::Invalid(format!("a mount of type {kind} over /proc")));
+            }
+            place.strict = true;
+        }
+        Ok(place)
     }
 
     fn filesystem(
         &mut self,
-        at: &Path,
-        kind: &str,
+        place: Target,
+        (kind, source): (&str, &[u8]),
         options: &MountOptions,
-        strict: bool,
+        idmap: Option<OwnedFd>,
     ) -> Result<(), CreateError> {
-        let mut parameters = vec![(c"source".to_owned(), Some(c_string(kind, "a mount type")?))];
+        let mut options = options.clone();
+        // A new instance is what devpts always is since Linux 4.7, and fsconfig no longer knows the word.
+        options.data.retain(|(key, _)| !(kind == "devpts" && key == "newinstance"));
+        let dev = place.prefixes.last().is_some_and(|path| path.as_c_str() == c"dev");
+        if options.set & RDONLY != 0 && (kind == "tmpfs" || dev) {
+            options.set &= !RDONLY;
+            self.mounts.seals.push(place.copy());
+        }
+        let label = self.mounts.label.as_ref().filter(|_| lsm::takes_label(kind));
+        let (file_label, label) = if kind == "mqueue" { (label.cloned(), None) } else { (None, label) };
+        let mut parameters = vec![(c"source".to_owned(), Some(c_string(source, "a mount's source")?))];
         for (key, value) in &options.data {
-            // A new instance is what devpts always is since Linux 4.7, and fsconfig no longer knows the word.
-            if kind == "devpts" && key == "newinstance" {
-                continue;
-            }
             let value =
                 value.as_ref().map(|value| c_string(value.as_bytes(), "a mount option")).transpose()?;
             parameters.push((c_string(key.as_bytes(), "a mount option")?, value));
         }
-        if let Some(label) = self.mount_label.clone().filter(|_| lsm::takes_label(kind)) {
-            parameters.push((c"context".to_owned(), Some(label)));
+        if let Some(label) = label {
+            parameters.push((c"context".to_owned(), Some(label.clone())));
         }
-        self.steps.push(Step::Mount {
-            target: target(at, false, strict)?,
-            source: MountSource::Filesystem {
-                kind: c_string(kind, "a mount type")?,
-                parameters,
-                attributes: MountAttrFlags::from_bits_retain(options.set as u32),
-            },
-            label: kind.to_owned(),
-        });
+        parameters.extend(options.superblock_words().map(|word| (word.to_owned(), None)));
+        // A filesystem on a device that cannot be written has to know before it is mounted; those of the kernel itself
+        // are shared between mounts, of which others may be written.
+        if options.set & RDONLY != 0 && !matches!(kind, "proc" | "sysfs" | "cgroup" | "cgroup2" | "mqueue") {
+            parameters.push((c"ro".to_owned(), None));
+        }
+        let instead = match self.mounts.cgroup {
+            Some((_, group)) if kind == "cgroup2" && self.mounts.user_namespace => {
+                let own = group.directories().iter().find(|directory| directory.v1.is_none());
+                let own = own.map(|directory| self.take_tree(&directory.path, Path::new(""), &options, None));
+                own.transpose()?.map(|taken| taken.0)
+            }
+            _ => None,
+        };
+        let keep_mode = kind == "tmpfs" && !options.data.iter().any(|option| option.0 == "mode");
+        let wanted = Filesystem {
+            kind: c_string(kind, "a mount type")?,
+            parameters,
+            attributes: MountAttrFlags::from_bits_retain(options.set as u32),
+            source: c_string(source, "a mount's source")?,
+            flags: options.legacy_flags(),
+            data: c_string(text_options(&options, label), "mount options")?,
+            legacy_only: options.superblock & mounts::LEGACY_ONLY != 0,
+            propagation: options.propagation.clone(),
+            idmap,
+            keep_mode,
+            copy_up: options.copy_up && kind == "tmpfs",
+            file_label,
+            instead,
+        };
+        let source = MountSource::Filesystem(Box::new(wanted));
+        self.steps.push(Step::Mount { target: place, source, label: kind.to_owned() });
         Ok(())
     }
 
-    fn bind(&mut self, mount: &Mount, options: &MountOptions) -> Result<(), CreateError> {
+    fn bind(&mut self, mount: &Mount, options: &MountOptions, mut place: Target) -> Result<(), CreateError> {
         let to = mount.destination();
         let from = mount.source().as_ref().ok_or_else(|| {
             CreateError::Invalid(format!("the bind mount at {} has no source", to.display()))
         })?;
         let from = self.bundle.join(from);
-        let take = || -> rustix::io::Result<(OwnedFd, bool)> {
-            let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-            flags.set(OpenTreeFlags::AT_RECURSIVE, options.recursive);
-            let tree = open_tree(CWD, &from, flags)?;
-            rootfs::private(&tree)?;
-            if options.set | options.clear != 0 {
-                // Setting an atime mode needs the old one cleared.
-                let atime = if (options.set | options.clear) & 0x70 == 0 { 0 } else { 0x70 };
-                sys::mount_setattr(tree.as_fd(), options.set, options.clear | atime, 0, false)?;
-            }
-            if options.propagation != 0 && options.propagation != libc::MS_PRIVATE {
-                sys::mount_setattr(tree.as_fd(), 0, 0, options.propagation, true)?;
-            }
-            let stat = rustix::fs::fstat(&tree)?;
-            Ok((tree, FileType::from_raw_mode(stat.st_mode) != FileType::Directory))
-        };
-        let (tree, file) = take().map_err(|errno| CreateError::BindSource {
-            from: from.clone(),
-            to: to.clone(),
-            source: errno.into(),
-        })?;
-        self.steps.push(Step::Mount {
-            target: target(to, file, false)?,
-            source: MountSource::Tree(tree),
-            label: from.display().to_string(),
-        });
+        let idmap = self.mounts.id_maps(mount, options)?;
+        let (tree, file) = self.take_tree(&from, to, options, idmap)?;
+        if place.strict && !place.in_proc && !is_procfs(&tree) {
+            return Err(CreateError::Invalid(format!("a mount of {} over /proc", from.display())));
+        }
+        place.file = file;
+        let source = MountSource::Tree(tree);
+        self.steps.push(Step::Mount { target: place, source, label: from.display().to_string() });
         Ok(())
     }
 
-    /// v2: one mount. v1 and hybrid: a tmpfs with a directory per hierarchy, sealed afterwards. The container sees its
-    /// own group as the root of each, by its cgroup namespace.
+    /// A detached copy of a host's file or directory with its options, and whether it is a file.
+    fn take_tree(
+        &self,
+        from: &Path,
+        to: &Path,
+        options: &MountOptions,
+        idmap: Option<OwnedFd>,
+    ) -> Result<(OwnedFd, bool), CreateError> {
+        let bind = |errno: rustix::io::Errno| CreateError::BindSource {
+            from: from.to_path_buf(),
+            to: to.to_path_buf(),
+            source: errno.into(),
+        };
+        let refused = |option: &str| {
+            let option = option.to_owned();
+            move |errno: rustix::io::Errno| CreateError::MountOption {
+                from: from.to_path_buf(),
+                to: to.to_path_buf(),
+                option,
+                source: errno.into(),
+            }
+        };
+        let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        flags.set(OpenTreeFlags::AT_RECURSIVE, options.recursive);
+        let tree = open_tree(CWD, from, flags).map_err(bind)?;
+        if let Some(mode) = self.mounts.inherited() {
+            sys::mount_setattr(tree.as_fd(), 0, 0, mode, true).map_err(refused("its propagation"))?;
+        }
+        if let Some(userns) = idmap {
+            let recursive = options.idmap == Some(true);
+            let mapped = sys::mount_idmap(tree.as_fd(), userns.as_fd(), recursive);
+            mapped.map_err(|errno| CreateError::Idmap {
+                filesystem: filesystem_of(from),
+                from: from.to_path_buf(),
+                to: to.to_path_buf(),
+                source: errno.into(),
+            })?;
+        }
+        if options.changed {
+            let kept = if self.mounts.user_namespace {
+                locked(&tree, options).map_err(refused("flags that the host's mount does not have"))?
+            } else {
+                0
+            };
+            let (set, clear) = exact(options, kept);
+            sys::mount_setattr(tree.as_fd(), set, clear, 0, false)
+                .map_err(refused("the flags of its options"))?;
+        }
+        if options.recursive_set | options.recursive_clear != 0 {
+            if self.mounts.user_namespace && options.recursive_clear & LOCKABLE != 0 {
+                return Err(refused("flags cleared recursively in a user namespace")(
+                    rustix::io::Errno::PERM,
+                ));
+            }
+            sys::mount_setattr(tree.as_fd(), options.recursive_set, options.recursive_clear, 0, true)
+                .map_err(refused("its recursive flags"))?;
+        }
+        for Propagation { mode, recursive } in &options.propagation {
+            sys::mount_setattr(tree.as_fd(), 0, 0, *mode, *recursive).map_err(refused("its propagation"))?;
+        }
+        let stat = rustix::fs::fstat(&tree).map_err(bind)?;
+        Ok((tree, FileType::from_raw_mode(stat.st_mode) != FileType::Directory))
+    }
+
+    /// v2: one mount. v1 and hybrid: a tmpfs with a directory per hierarchy, read-only afterwards. The container sees
+    /// its own group as the root of each, by its cgroup namespace, or because only that is bound.
     fn cgroup_mounts(&mut self, at: &Path, options: &MountOptions) -> Result<(), CreateError> {
-        let Some(cgroups) = self.cgroups else { return Ok(()) };
+        let Some((cgroups, group)) = self.mounts.cgroup else { return Ok(()) };
         let mut own = MountOptions { data: Vec::new(), ..options.clone() };
         if cgroups.v1.is_empty() {
-            return self.filesystem(at, "cgroup2", &own, true);
+            return self.filesystem(target(at, false, true)?, ("cgroup2", b"cgroup"), options, None);
         }
-        let mut tmpfs = MountOptions { set: options.set & !1, ..MountOptions::default() };
+        let mut tmpfs = MountOptions { propagation: options.propagation.clone(), ..MountOptions::default() };
+        tmpfs.set = NOSUID | NODEV | NOEXEC | (options.set & RDONLY);
         tmpfs.data = vec![("mode".to_owned(), Some("755".to_owned()))];
-        self.filesystem(at, "tmpfs", &tmpfs, true)?;
-        for hierarchy in &cgroups.v1 {
-            if hierarchy.controllers.iter().any(|name| name == "cpuset") {
+        self.filesystem(target(at, false, true)?, ("tmpfs", b"tmpfs"), &tmpfs, None)?;
+        own.set |= NOSUID | NODEV | NOEXEC;
+        for directory in group.directories() {
+            let mounted = cgroups.v1.iter().find(|one| directory.path.starts_with(&one.mount));
+            let name = match (&directory.v1, mounted) {
+                (Some(_), Some(hierarchy)) => hierarchy.mount.file_name().unwrap_or_default(),
+                _ => std::ffi::OsStr::new("unified"),
+            };
+            let place = target(&at.join(name), false, true)?;
+            if !self.mounts.cgroup_namespace {
+                let bound = MountOptions { changed: true, ..own.clone() };
+                let (tree, _) = self.take_tree(&directory.path, at, &bound, None)?;
+                let label = directory.path.display().to_string();
+                self.steps.push(Step::Mount { target: place, source: MountSource::Tree(tree), label });
                 continue;
             }
-            own.data = hierarchy.controllers.iter().map(|name| (name.clone(), None)).collect();
-            let name = hierarchy.mount.file_name().unwrap_or_default();
-            self.filesystem(&at.join(name), "cgroup", &own, true)?;
-        }
-        if cgroups.unified.is_some() {
-            own.data = Vec::new();
-            self.filesystem(&at.join("unified"), "cgroup2", &own, true)?;
-        }
-        if options.set & 1 != 0 {
-            self.steps.push(Step::Seal(target(at, false, true)?));
+            own.data = directory.v1.iter().flatten().map(|name| (name.clone(), None)).collect();
+            let kind = if directory.v1.is_some() { "cgroup" } else { "cgroup2" };
+            self.filesystem(place, (kind, b"cgroup"), &own, None)?;
+            // Each controller by its own name, where several share a hierarchy.
+            let directory = super::relative(at)?;
+            for part in name.to_string_lossy().split(',').filter(|part| name != *part) {
+                self.steps.push(Step::Symlink {
+                    directory: directory.clone(),
+                    name: c_string(part, "a controller")?,
+                    to: c_string(name.as_bytes(), "a hierarchy")?,
+                });
+            }
         }
         Ok(())
+    }
+}
+
+/// `MOUNT_ATTR_*` to set and to clear so that a bind mount has the flags of its options and, but for the access time,
+/// no others of its source's (as mount(2)'s bind and remount).
+fn exact(options: &MountOptions, kept: u64) -> (u64, u64) {
+    let mut set = options.set & !(ATIME | NODIRATIME);
+    let mut clear = (LOCKABLE | NOSYMFOLLOW) & !set & !kept;
+    if options.atime {
+        set |= options.set & (ATIME | NODIRATIME);
+        clear |= ATIME | (NODIRATIME & !set);
+    }
+    (set, clear)
+}
+
+/// The flags that a bind mount has to keep from a mount of the host's: what its owner set there binds the container's
+/// user namespace. Clearing one by name is refused.
+fn locked(tree: &OwnedFd, options: &MountOptions) -> rustix::io::Result<u64> {
+    use rustix::fs::StatVfsMountFlags;
+    // ST_NOATIME, ST_NODIRATIME and ST_RELATIME of statvfs(3), which rustix does not name all.
+    const ST_ATIMES: [u64; 3] = [0x400, 0x800, 0x1000];
+    let flags = rustix::fs::fstatvfs(tree)?.f_flag;
+    let has = |flag: u64| flags.contains(StatVfsMountFlags::from_bits_retain(flag));
+    // These four have the same numbers in both interfaces.
+    let present = LOCKABLE & flags.bits();
+    let [noatime, nodiratime, relatime] = ST_ATIMES.map(has);
+    let mode = match (noatime, relatime) {
+        (true, _) => mounts::NOATIME,
+        (_, true) => 0,
+        _ => mounts::STRICTATIME,
+    };
+    let atime = mode | if nodiratime { NODIRATIME } else { 0 };
+    let changes_atime = options.atime && options.set & (ATIME | NODIRATIME) != atime;
+    if present & options.clear != 0 || changes_atime {
+        return Err(rustix::io::Errno::PERM);
+    }
+    Ok(present)
+}
+
+fn is_procfs(tree: &OwnedFd) -> bool {
+    rustix::fs::fstatfs(tree).is_ok_and(|stat| stat.f_type == rustix::fs::PROC_SUPER_MAGIC)
+}
+
+/// The type of the filesystem that a path is on, for an error.
+fn filesystem_of(path: &Path) -> String {
+    use rustix::fs::{AtFlags, StatxFlags, statx};
+    let find = || {
+        let mount = statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID).ok()?.stx_mnt_id.to_string();
+        let text = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+        let line = text.lines().find(|line| line.split(' ').next() == Some(&mount))?;
+        line.split_once(" - ")?.1.split(' ').next().map(str::to_owned)
+    };
+    find().unwrap_or_else(|| "this filesystem".to_owned())
+}
+
+/// The filesystem's options as mount(2) takes them.
+fn text_options(options: &MountOptions, label: Option<&CString>) -> Vec<u8> {
+    let mut parts: Vec<Vec<u8>> = Vec::new();
+    for (key, value) in &options.data {
+        parts.push(value.as_ref().map_or_else(|| key.clone(), |value| format!("{key}={value}")).into_bytes());
+    }
+    if let Some(label) = label {
+        parts.push([b"context=\"", label.to_bytes(), b"\""].concat());
+    }
+    parts.join(&b","[..])
+}
+
+/// The change of root without pivot_root(2), and which of the host's mounts have to go first: every whole procfs and
+/// sysfs but those in the root filesystem's own directory.
+pub(super) fn move_root(rootfs: &Rootfs, bundle: &Path) -> Result<Step, CreateError> {
+    let own = match rootfs {
+        Rootfs::Directory(path) => path,
+        Rootfs::Overlay { .. } => bundle,
+    };
+    let path = Path::new("/proc/self/mountinfo");
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| CreateError::OpenRoot { path: path.to_path_buf(), source })?;
+    let mut host = Vec::new();
+    for line in text.lines() {
+        let mut fields = line.split(' ').skip(3);
+        let (Some(root), Some(place)) = (fields.next(), fields.next()) else { continue };
+        let kind = line.split_once(" - ").and_then(|(_, rest)| rest.split(' ').next());
+        let place = unescape(place);
+        if root == "/" && matches!(kind, Some("proc" | "sysfs")) && !place.starts_with(own) {
+            host.push(c_string(place.as_os_str().as_bytes(), "a mount point")?);
+        }
+    }
+    Ok(Step::MoveRoot(host))
+}
+
+/// Undoes mountinfo's octal escapes.
+fn unescape(field: &str) -> PathBuf {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let octal = after.get(..3).filter(|_| *first == b'\\');
+        match octal.and_then(|octal| u8::from_str_radix(std::str::from_utf8(octal).ok()?, 8).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = after.get(3..).unwrap_or_default();
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    PathBuf::from(std::ffi::OsString::from_vec(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(options: &str) -> MountOptions {
+        MountOptions::parse(&options.split(',').map(str::to_owned).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_bind_mount_has_the_flags_it_asks_for_and_the_locked_ones() {
+        let all = LOCKABLE | NOSYMFOLLOW;
+        assert_eq!(exact(&parse("bind,ro"), 0), (RDONLY, all & !RDONLY));
+        assert_eq!(exact(&parse("bind,ro"), NOSUID), (RDONLY, all & !RDONLY & !NOSUID));
+        assert_eq!(exact(&parse("bind,dev"), 0), (0, all));
+        // The access time is kept unless one was named.
+        assert_eq!(exact(&parse("bind,rw,atime"), 0), (0, all));
+        assert_eq!(exact(&parse("bind,relatime"), 0), (0, all | ATIME | NODIRATIME));
+        assert_eq!(exact(&parse("bind,nodiratime"), 0), (NODIRATIME, all | ATIME));
+    }
+
+    #[test]
+    fn escapes_of_mountinfo() {
+        assert_eq!(unescape("/a\\040b\\134"), Path::new("/a b\\"));
+        assert_eq!(unescape("/a\\04"), Path::new("/a\\04"));
+    }
+
+    #[test]
+    fn options_for_mount() {
+        let options = parse("mode=755,size=1k,flag,ro");
+        assert_eq!(text_options(&options, None), b"mode=755,size=1k,flag");
+        assert_eq!(
+            text_options(&options, Some(&c"a:b,c".to_owned())),
+            b"mode=755,size=1k,flag,context=\"a:b,c\""
+        );
     }
 }

@@ -19,7 +19,7 @@ pub(in crate::container) fn enter(
     let _ = sys::prctl(libc::PR_SET_DUMPABLE, 0);
     let first = plan.steps.len() + plan.last.len();
     let after = first + entry.joins.len();
-    let failed = |step: usize, errno| -> ! { fail(plan, Message::Failed { step: step as u32, errno }) };
+    let failed = |step: usize, errno| -> ! { fail(plan, Message::failed(step as u32, errno)) };
     if let Some(Step::Attribute(affinity)) = &entry.affinity
         && let Err(errno) = super::attributes::carry_out(affinity, &mut super::Opened::default())
     {

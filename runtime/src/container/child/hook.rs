@@ -17,7 +17,7 @@ const NOT_EXECUTED: i32 = 127;
 
 /// Runs the hook with the state on its standard input. `Err`: the message for it.
 pub(super) fn run(hook: &HookPlan, state: &OwnedFd, null: &OwnedFd, step: u32) -> Result<(), Message> {
-    let failed = |errno| Message::Failed { step, errno };
+    let failed = |errno| Message::failed(step, errno);
     // Earlier hooks have read it.
     rustix::fs::seek(state, SeekFrom::Start(0)).map_err(failed)?;
     let child = sys::clone_child(0, None, || execute(hook, state, null)).map_err(failed)?;

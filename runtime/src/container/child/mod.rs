@@ -1,6 +1,8 @@
 //! The container's first process, from the clone to the exec. System calls only: no allocation, no lock, no panic.
 
 mod attributes;
+mod copy_up;
+mod devices;
 mod entry;
 mod home;
 mod hook;
@@ -25,19 +27,25 @@ use rustix::mount::{
 use rustix::process::{Gid, Uid};
 use rustix::thread::UnshareFlags;
 
-use self::mounts::{attach, filesystem, mask};
-use self::paths::{in_root, make_directory, resolve, resolve_parent, write_proc};
-use super::plan::{MountSource, Plan, Step};
+use self::devices::make_devices;
+use self::message::Note;
+use self::mounts::{Root, attach, mask, mount_one, move_root, remount};
+use self::paths::{in_root, make_directory, resolve, write_proc};
+use super::plan::{Plan, Step};
 use crate::{seccomp, sys};
 
 /// Descriptors that earlier steps open for later ones.
 #[derive(Default)]
-struct Opened {
+struct Opened<'a> {
     null: Option<OwnedFd>,
     proc: Option<OwnedFd>,
-    root: Option<OwnedFd>,
+    root: Option<Root<'a>>,
     /// The working directory was reached with root's rights.
     in_directory: bool,
+    /// An empty read-only directory.
+    empty: Option<OwnedFd>,
+    /// What there is to say about a failure beside the error number.
+    note: Note,
     /// The number of the seccomp listener, closed by the exec; 0 is none.
     listener: u32,
 }
@@ -53,15 +61,17 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
     for (index, step) in plan.steps.iter().enumerate() {
         let index = index as u32;
         let done = match step {
-            Step::Maps => ask(plan, Message::Maps).map_err(|errno| Message::Failed { step: index, errno }),
-            Step::RuntimeHooks => {
-                ask(plan, Message::Hooks).map_err(|errno| Message::Failed { step: index, errno })
-            }
+            Step::Maps => ask(plan, Message::Maps).map_err(|errno| Message::failed(index, errno)),
+            Step::RuntimeHooks => ask(plan, Message::Hooks).map_err(|errno| Message::failed(index, errno)),
             Step::Hook(hook) => match &plan.hook_files {
                 Some(files) => hook::run(hook, &files.creating, &files.null, index),
-                None => Err(Message::Failed { step: index, errno: Errno::BADF }),
+                None => Err(Message::failed(index, Errno::BADF)),
             },
-            step => carry_out(step, &mut opened).map_err(|errno| Message::Failed { step: index, errno }),
+            step => carry_out(step, &mut opened).map_err(|errno| Message::Failed {
+                step: index,
+                errno,
+                note: opened.note,
+            }),
         };
         if let Err(message) = done {
             fail(plan, message);
@@ -84,11 +94,11 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
             for_hooks.map(|files| &files.null),
         ],
     ) {
-        fail(plan, Message::Failed { step: u32::MAX, errno });
+        fail(plan, Message::failed(u32::MAX, errno));
     }
     for (index, step) in plan.last.iter().enumerate() {
         if let Err(errno) = carry_out(step, &mut opened) {
-            fail(plan, Message::Failed { step: (plan.steps.len() + index) as u32, errno });
+            fail(plan, Message::Failed { step: (plan.steps.len() + index) as u32, errno, note: opened.note });
         }
     }
     let ready = Message::Ready { listener: opened.listener };
@@ -137,6 +147,7 @@ fn ask(plan: &Plan, message: Message) -> Result<(), Errno> {
     }
 }
 
+#[expect(clippy::result_large_err, reason = "made once, where nothing can be boxed")]
 fn find_program(plan: &Plan) -> Result<&CStr, Message> {
     let mut refused = None;
     for program in &plan.programs {
@@ -157,7 +168,7 @@ fn find_program(plan: &Plan) -> Result<&CStr, Message> {
     Err(refused.map_or(Message::NotFound, Message::NotExecutable))
 }
 
-fn carry_out(step: &Step, opened: &mut Opened) -> Result<(), Errno> {
+fn carry_out<'a>(step: &'a Step, opened: &mut Opened<'a>) -> Result<(), Errno> {
     match step {
         Step::Attribute(attribute) => attributes::carry_out(attribute, opened),
         Step::JoinCgroup(procs) => rustix::io::write(procs, b"0").map(drop),
@@ -181,7 +192,7 @@ fn carry_out(step: &Step, opened: &mut Opened) -> Result<(), Errno> {
         }
         Step::OpenRoot => {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            opened.root = Some(rustix::fs::open(c"/", flags, Mode::empty())?);
+            opened.root = Some(Root::Opened(rustix::fs::open(c"/", flags, Mode::empty())?));
             Ok(())
         }
         Step::GivenProc(given) => {
@@ -219,28 +230,21 @@ fn carry_out(step: &Step, opened: &mut Opened) -> Result<(), Errno> {
             Ok(())
         }
         Step::Mount { target, source, .. } => {
-            let place = resolve(root(opened)?, target)?;
-            match source {
-                MountSource::Tree(tree) => attach(tree.as_fd(), place.as_fd()),
-                MountSource::Filesystem { kind, parameters, attributes } => {
-                    let made = filesystem(kind, parameters, *attributes)?;
-                    attach(made.as_fd(), place.as_fd())
-                }
-            }
+            let Opened { root, note, .. } = opened;
+            mount_one(root.as_ref().ok_or(Errno::BADF)?.as_fd(), target, source, note)
+        }
+        Step::Remount(target, wanted) => {
+            let Opened { root, note, .. } = opened;
+            remount(root.as_ref().ok_or(Errno::BADF)?.as_fd(), target, wanted, note)
         }
         Step::Seal(target) => {
             let place = resolve(root(opened)?, target)?;
-            sys::mount_setattr(place.as_fd(), READ_ONLY, 0, 0, false)
+            sys::mount_setattr(place.fd.as_fd(), READ_ONLY, 0, 0, false)
         }
         Step::Directory(target, uid, gid) => make_directory(root(opened)?, target, *uid, *gid),
-        Step::Device { target, kind, dev, mode, uid, gid } => {
-            let (parent, name) = resolve_parent(root(opened)?, target)?;
-            match rustix::fs::mknodat(&parent, name, *kind, Mode::from_raw_mode(*mode), *dev) {
-                Ok(()) => {}
-                Err(Errno::EXIST) => return Ok(()),
-                Err(errno) => return Err(errno),
-            }
-            rustix::fs::chownat(&parent, name, Some(*uid), Some(*gid), AtFlags::SYMLINK_NOFOLLOW)
+        Step::Devices(devices) => {
+            let Opened { root, note, .. } = opened;
+            make_devices(root.as_ref().ok_or(Errno::BADF)?.as_fd(), devices, note)
         }
         Step::Symlink { directory, name, to } => {
             let directory = in_root(root(opened)?, directory, false)?;
@@ -265,8 +269,11 @@ fn carry_out(step: &Step, opened: &mut Opened) -> Result<(), Errno> {
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(()),
             Err(errno) => Err(errno),
         },
-        Step::MaskedPath(path) => match in_root(root(opened)?, path, false) {
-            Ok(place) => mask(null(opened)?, place.as_fd()),
+        Step::MaskedPath(path, label) => match in_root(root(opened)?, path, false) {
+            Ok(place) => {
+                let Opened { null, empty, .. } = opened;
+                mask(null.as_ref().ok_or(Errno::BADF)?.as_fd(), empty, label.as_ref(), place.as_fd())
+            }
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(()),
             Err(errno) => Err(errno),
         },
@@ -277,6 +284,10 @@ fn carry_out(step: &Step, opened: &mut Opened) -> Result<(), Errno> {
             rustix::process::pivot_root(c".", c".")?;
             unmount(c".", UnmountFlags::DETACH)?;
             rustix::process::chdir(c"/")
+        }
+        Step::MoveRoot(host) => move_root(root(opened)?, host),
+        Step::RootPropagation(propagation) => {
+            sys::mount_setattr(root(opened)?, 0, 0, propagation.mode, propagation.recursive)
         }
         Step::OomScore(value) => write_proc(proc(opened)?, c"self/oom_score_adj", value),
         Step::Rlimit { resource, soft, hard, .. } => sys::set_rlimit(*resource, *soft, *hard),
@@ -324,16 +335,12 @@ fn unshare_cgroup() -> Result<(), Errno> {
     sys::unshare(UnshareFlags::NEWCGROUP)
 }
 
-fn root(opened: &Opened) -> Result<BorrowedFd<'_>, Errno> {
+fn root<'a>(opened: &'a Opened<'_>) -> Result<BorrowedFd<'a>, Errno> {
     opened.root.as_ref().map(AsFd::as_fd).ok_or(Errno::BADF)
 }
 
-fn proc(opened: &Opened) -> Result<BorrowedFd<'_>, Errno> {
+fn proc<'a>(opened: &'a Opened<'_>) -> Result<BorrowedFd<'a>, Errno> {
     opened.proc.as_ref().map(AsFd::as_fd).ok_or(Errno::BADF)
-}
-
-fn null(opened: &Opened) -> Result<BorrowedFd<'_>, Errno> {
-    opened.null.as_ref().map(AsFd::as_fd).ok_or(Errno::BADF)
 }
 
 /// What belongs to somebody already, or cannot, is left as it is: it is a help, not a right.

@@ -1,7 +1,7 @@
 //! The one way into the root filesystem, and the one to procfs.
 
 use std::ffi::CStr;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
@@ -21,49 +21,78 @@ pub(super) fn in_root(root: BorrowedFd<'_>, path: &CStr, strict: bool) -> Result
     }
 }
 
+/// Where a mount goes.
+pub(super) struct Place {
+    pub(super) fd: OwnedFd,
+    /// It was there before.
+    pub(super) existed: bool,
+}
+
 /// The target, made if missing.
-pub(super) fn resolve(root: BorrowedFd<'_>, target: &Target) -> Result<OwnedFd, Errno> {
-    let last = target.prefixes.len().checked_sub(1).ok_or(Errno::INVAL)?;
-    match in_root(root, &target.prefixes[last], target.strict) {
-        Err(Errno::NOENT) => {}
-        other => return other,
-    }
-    for (index, (prefix, name)) in target.prefixes.iter().zip(&target.names).enumerate() {
-        match in_root(root, prefix, target.strict) {
-            Ok(_) => continue,
+pub(super) fn resolve(root: BorrowedFd<'_>, target: &Target) -> Result<Place, Errno> {
+    let last = target.prefixes.last().ok_or(Errno::INVAL)?;
+    // Without links first: then the path's own text says where it leads, and nothing is left to check.
+    match in_root(root, last, true) {
+        Ok(fd) => return Ok(Place { fd, existed: true }),
+        Err(Errno::LOOP) if !target.strict => match in_root(root, last, false) {
+            Ok(fd) => {
+                harmless(root, fd.as_fd(), target.in_proc)?;
+                return Ok(Place { fd, existed: true });
+            }
             Err(Errno::NOENT) => {}
             Err(errno) => return Err(errno),
+        },
+        Err(Errno::NOENT) => {}
+        Err(errno) => return Err(errno),
+    }
+    make(root, target)?;
+    let fd = in_root(root, last, target.strict)?;
+    Ok(Place { fd, existed: false })
+}
+
+/// Refuses the root itself and procfs as what a link in the image led to: mounts there could cover files that the
+/// runtime and the kernel trust (CVE-2019-16884, CVE-2023-27561).
+fn harmless(root: BorrowedFd<'_>, place: BorrowedFd<'_>, in_proc: bool) -> Result<(), Errno> {
+    let (here, top) = (rustix::fs::fstat(place)?, rustix::fs::fstat(root)?);
+    if (here.st_dev, here.st_ino) == (top.st_dev, top.st_ino) {
+        return Err(Errno::BUSY);
+    }
+    if !in_proc && rustix::fs::fstatfs(place)?.f_type == rustix::fs::PROC_SUPER_MAGIC {
+        return Err(Errno::ACCESS);
+    }
+    Ok(())
+}
+
+/// Makes the target's last component and those before it, as far as they are missing.
+fn make(root: BorrowedFd<'_>, target: &Target) -> Result<(), Errno> {
+    let last = target.prefixes.len().saturating_sub(1);
+    // From the end: mostly only the last one is missing.
+    let mut first = last;
+    let mut parent = loop {
+        let Some(above) = first.checked_sub(1) else { break in_root(root, c".", false)? };
+        match in_root(root, &target.prefixes[above], target.strict) {
+            Ok(fd) => break fd,
+            Err(Errno::NOENT) => first = above,
+            Err(errno) => return Err(errno),
         }
+    };
+    for (index, (prefix, name)) in target.prefixes.iter().zip(&target.names).enumerate().skip(first) {
         if target.file && index == last {
             // Without O_EXCL a dangling link in the image (resolv.conf) makes the file it names, inside the root.
             let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
             let mut how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
             how.set(ResolveFlags::NO_SYMLINKS, target.strict);
-            drop(openat2(root, prefix, flags, Mode::from_raw_mode(0o644), how)?);
-        } else {
-            let parent = parent(root, target, index)?;
-            match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(errno) => return Err(errno),
-            }
+            return openat2(root, prefix, flags, Mode::from_raw_mode(0o644), how).map(drop);
+        }
+        match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+        if index != last {
+            parent = in_root(root, prefix, target.strict)?;
         }
     }
-    in_root(root, &target.prefixes[last], target.strict)
-}
-
-fn parent(root: BorrowedFd<'_>, target: &Target, index: usize) -> Result<OwnedFd, Errno> {
-    match index.checked_sub(1) {
-        Some(above) => in_root(root, &target.prefixes[above], target.strict),
-        None => in_root(root, c".", false),
-    }
-}
-
-pub(super) fn resolve_parent<'a>(
-    root: BorrowedFd<'_>,
-    target: &'a Target,
-) -> Result<(OwnedFd, &'a CStr), Errno> {
-    let last = target.prefixes.len().checked_sub(1).ok_or(Errno::INVAL)?;
-    Ok((parent(root, target, last)?, &target.names[last]))
+    Ok(())
 }
 
 pub(super) fn make_directory(
@@ -72,13 +101,14 @@ pub(super) fn make_directory(
     uid: rustix::process::Uid,
     gid: rustix::process::Gid,
 ) -> Result<(), Errno> {
-    let last = target.prefixes.len().checked_sub(1).ok_or(Errno::INVAL)?;
-    match in_root(root, &target.prefixes[last], target.strict) {
+    let last = target.prefixes.last().ok_or(Errno::INVAL)?;
+    match in_root(root, last, target.strict) {
         Ok(_) => return Ok(()),
         Err(Errno::NOENT) => {}
         Err(errno) => return Err(errno),
     }
-    let made = resolve(root, target)?;
+    make(root, target)?;
+    let made = in_root(root, last, target.strict)?;
     rustix::fs::chownat(&made, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH)
 }
 

@@ -47,7 +47,7 @@ pub(super) fn set_up(
         let flags =
             OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
         let copy = open_tree(&slave, c"", flags)?;
-        attach(copy.as_fd(), place.as_fd())?;
+        attach(copy.as_fd(), place.fd.as_fd())?;
     }
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
