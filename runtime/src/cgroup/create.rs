@@ -41,7 +41,7 @@ impl Cgroups {
     }
 
     /// No v1 hierarchy controls anything.
-    fn is_pure_v2(&self) -> bool {
+    pub(super) fn is_pure_v2(&self) -> bool {
         self.unified.is_some()
             && self.v1.iter().flat_map(|one| &one.controllers).all(|name| name.starts_with("name="))
     }
@@ -112,7 +112,7 @@ impl Cgroup {
         if result.is_err() {
             // From the leaves up. What another has put a group into in the meantime stays.
             for path in made.iter().rev() {
-                drop(rustix::fs::rmdir(path));
+                let _ = rustix::fs::rmdir(path);
             }
         }
         result
@@ -328,5 +328,7 @@ fn check_type(path: &Path, resources: &LinuxResources) -> Result<(), CgroupError
     }
 }
 
+#[cfg(test)]
+mod beside_runc;
 #[cfg(test)]
 mod tests;

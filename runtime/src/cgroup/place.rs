@@ -58,7 +58,7 @@ impl Cgroups {
 
     /// The groups `inner` of the caller whose `/proc/self/cgroup` this is.
     fn relative(&self, own: &str, inner: &Path) -> Cgroup {
-        let pure = self.v1.is_empty();
+        let pure = self.is_pure_v2();
         self.below(&|mount, root, controllers| {
             let line = own.lines().find_map(|line| {
                 let (names, path) = line.split_once(':')?.1.split_once(':')?;

@@ -42,40 +42,33 @@ fn with_default(rules: &[Rule], default_allow: bool) -> Option<Exceptions> {
     let mut patterns = BTreeMap::new();
     for kind in [Kind::Block, Kind::Char] {
         let table = Table::new(rules, kind, default_allow);
-        let mut add = |major, minor, rights: u8| {
+        let mut add = |major, minor, rights: u8, wider: &[u8]| {
+            let pattern = Pattern { kind, major, minor };
+            let rights = rights & (beyond(rights, wider) | said(rules, &pattern, default_allow));
             if rights != 0 {
-                patterns.insert(Pattern { kind, major, minor }, rights);
+                patterns.insert(pattern, rights);
             }
         };
-        add(None, None, table.all);
-        for (index, major) in table.majors.iter().enumerate().filter(|(_, major)| major.is_some()) {
-            // A narrower pattern repeats what the wider ones give, for the kernel wants one exception that covers an
-            // access as a whole; it is needed only where it gives more.
-            if table.rows[index] & !table.all != 0 {
-                add(*major, None, table.rows[index]);
-            }
-        }
-        for (index, minor) in table.minors.iter().enumerate().filter(|(_, minor)| minor.is_some()) {
-            if table.columns[index] & !table.all != 0 {
-                add(None, *minor, table.columns[index]);
-            }
-        }
+        add(None, None, table.all, &[]);
         for (row, major) in table.majors.iter().enumerate() {
             for (column, minor) in table.minors.iter().enumerate() {
                 let rights = table.cell(row, column);
-                let wider = [table.all, table.rows[row], table.columns[column]];
-                if major.is_some() && minor.is_some() {
-                    if wider.iter().all(|wide| rights & !wide != 0) {
-                        add(*major, *minor, rights);
-                    }
-                    continue;
-                }
+                let (all, by_major, by_minor) = (table.all, table.rows[row], table.columns[column]);
                 // Numbers that no rule names are reached by wildcards alone.
                 let reached = match (major, minor) {
-                    (None, None) => table.all,
-                    (Some(_), None) => table.all | table.rows[row],
-                    (None, _) => table.all | table.columns[column],
-                    (Some(_), Some(_)) => rights,
+                    (Some(_), Some(_)) => {
+                        add(*major, *minor, rights, &[all, by_major, by_minor]);
+                        rights
+                    }
+                    (Some(_), None) => {
+                        add(*major, None, by_major, &[all]);
+                        all | by_major
+                    }
+                    (None, Some(_)) => {
+                        add(None, *minor, by_minor, &[all]);
+                        all | by_minor
+                    }
+                    (None, None) => all,
                 };
                 if rights & !reached != 0 {
                     return None;
@@ -84,6 +77,25 @@ fn with_default(rules: &[Rule], default_allow: bool) -> Option<Exceptions> {
         }
     }
     Some(Exceptions { default_allow, patterns })
+}
+
+/// What of a pattern's rights the wider ones do not give. Reading and writing are asked for together, and the kernel
+/// wants one exception that covers them; mknod is asked for alone.
+fn beyond(rights: u8, wider: &[u8]) -> u8 {
+    let lacks = |right: u8| wider.iter().all(|wide| rights & right & !wide != 0);
+    let part = |right: u8| if lacks(right) { right } else { 0 };
+    part(READ | WRITE) | part(MKNOD)
+}
+
+/// What rules say about exactly this pattern. It is kept though a wider one may say it too: who looks at the list of
+/// the controller finds what he asked for.
+fn said(rules: &[Rule], pattern: &Pattern, default_allow: bool) -> u8 {
+    let about = rules.iter().filter(|rule| {
+        rule.allow != default_allow
+            && rule.kind == Some(pattern.kind)
+            && (rule.major, rule.minor) == (pattern.major, pattern.minor)
+    });
+    about.fold(0, |rights, rule| rights | rule.access)
 }
 
 /// The rights that differ from the default, for each pair of numbers that the rules name; `None` stands for all the

@@ -45,16 +45,15 @@ pub(super) enum Kind {
     Char,
 }
 
-/// Character devices that every container may use, as in runc: null, zero, full, random, urandom; tty, console, ptmx,
-/// the ptys; tun.
-const DEFAULT_DEVICES: [(u32, Option<u32>); 10] = [
+/// Character devices that every container may use, as in runc: null, zero, full, random, urandom; tty, ptmx, the ptys;
+/// tun.
+const DEFAULT_DEVICES: [(u32, Option<u32>); 9] = [
     (1, Some(3)),
     (1, Some(5)),
     (1, Some(7)),
     (1, Some(8)),
     (1, Some(9)),
     (5, Some(0)),
-    (5, Some(1)),
     (5, Some(2)),
     (136, None),
     (10, Some(200)),

@@ -116,7 +116,8 @@ proptest! {
         rules in proptest::collection::vec(rule(), 0..5),
     ) {
         let Some(target) = for_list(&rules) else { return Ok(()) };
-        for (kind, access, major, minor) in accesses() {
+        // The kernel asks for mknod alone.
+        for (kind, access, major, minor) in accesses().filter(|one| one.1 == MKNOD || one.1 & MKNOD == 0) {
             let expected = meaning(&rules, kind, access, major, minor);
             prop_assert_eq!(controller(&target, kind, access, major, minor), expected, "{:?}", target);
         }

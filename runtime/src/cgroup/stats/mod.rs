@@ -26,8 +26,13 @@ impl Cgroup {
             any = true;
             v1::read(controller, path, &mut stats)?;
         }
-        if let Some(path) = self.unified().filter(|_| !any) {
-            v2::read(path, &mut stats)?;
+        // Beside v1 controllers the v2 tree has at most the few that no v1 hierarchy has taken.
+        if let Some(path) = self.unified() {
+            if any {
+                v2::read_hugetlb(path, &mut stats)?;
+            } else {
+                v2::read(path, &mut stats)?;
+            }
         }
         Ok(stats)
     }

@@ -30,6 +30,10 @@ pub(super) fn read(path: &Path, stats: &mut Stats) -> Result<(), CgroupError> {
     }
     io(path, stats)?;
     stats.blkio.psi = pressure(path, "io.pressure")?;
+    read_hugetlb(path, stats)
+}
+
+pub(super) fn read_hugetlb(path: &Path, stats: &mut Stats) -> Result<(), CgroupError> {
     for size in huge_page_sizes() {
         let prefix = format!("hugetlb.{size}");
         let rsvd = format!("{prefix}.rsvd.current");

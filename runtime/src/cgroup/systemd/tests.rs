@@ -54,8 +54,7 @@ fn devices_become_a_strict_list() {
     assert_eq!(properties[0], ("DeviceAllow".to_owned(), Value::Pairs(Vec::new())));
     assert_eq!(properties[1], ("DevicePolicy".to_owned(), Value::Text("strict".to_owned())));
     let Value::Pairs(pairs) = &properties[2].1 else { panic!("{properties:?}") };
-    for (device, rights) in
-        [("char-*", "m"), ("block-8", "rm"), ("/dev/char/1:3", "rwm"), ("char-136", "rwm")]
+    for (device, rights) in [("char-*", "m"), ("block-8", "r"), ("/dev/char/1:3", "rwm"), ("char-136", "rwm")]
     {
         assert!(pairs.contains(&(device.to_owned(), rights.to_owned())), "{device} {pairs:?}");
     }
@@ -107,10 +106,10 @@ fn a_message_is_as_the_specification_lays_it_out() {
     let call = Call { destination: "", path: "/o", interface: "", member: "M", signature: "sa(sv)" };
     let message = call.message(5, body);
     let expected = [
-        &b"l\x01\x00\x01\x28\x00\x00\x00\x05\x00\x00\x00\x2e\x00\x00\x00"[..],
+        &b"l\x01\x00\x01\x28\x00\x00\x00\x05\x00\x00\x00\x2c\x00\x00\x00"[..],
         b"\x01\x01o\x00\x02\x00\x00\x00/o\x00\x00\x00\x00\x00\x00",
         b"\x03\x01s\x00\x01\x00\x00\x00M\x00\x00\x00\x00\x00\x00\x00",
-        b"\x08\x01g\x00\x06sa(sv)\x00\x00\x00",
+        b"\x08\x01g\x00\x06sa(sv)\x00\x00\x00\x00\x00",
         b"\x01\x00\x00\x00a\x00\x00\x00\x18\x00\x00\x00\x00\x00\x00\x00",
         b"\x01\x00\x00\x00P\x00\x01t\x00\x00\x00\x00\x00\x00\x00\x00",
         b"\x01\x00\x00\x00\x00\x00\x00\x00",
