@@ -32,7 +32,7 @@ impl Cgroup {
             failed => {
                 // Half frozen is worse than not frozen.
                 drop(self.thaw());
-                failed.and(Err(CgroupError::NotFreezing { path: path.to_path_buf() }))
+                failed.and_then(|_| Err(CgroupError::NotFreezing { path: path.to_path_buf() }))
             }
         }
     }

@@ -72,10 +72,10 @@ impl Cgroups {
             let line = if controllers.is_empty() && !pure { None } else { line };
             // Outside of what the mount shows there is nothing to be relative to.
             let mut group =
-                line.as_deref().and_then(|own| own.strip_prefix(root).ok()).unwrap_or(Path::new(""));
+                line.as_deref().and_then(|own| own.strip_prefix(root).ok()).unwrap_or_else(|| Path::new(""));
             if controllers.is_empty() {
                 // A v2 group with processes cannot hand controllers to groups below it.
-                group = group.parent().unwrap_or(Path::new(""));
+                group = group.parent().unwrap_or_else(|| Path::new(""));
             }
             mount.join(group).join(inner)
         })
