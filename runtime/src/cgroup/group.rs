@@ -89,6 +89,11 @@ impl Cgroup {
             .map(|directory| directory.path.as_path())
     }
 
+    /// Whether the group's processes are in the hierarchy of this v1 controller (or `name=…`).
+    pub(crate) fn joins(&self, controller: &str) -> bool {
+        self.v1(controller).is_some()
+    }
+
     /// The group's directories: by controller (`name=…` for a named hierarchy), and by the empty name in the v2 tree.
     /// For a state file; [`Self::from_paths`] is its inverse.
     pub fn paths(&self) -> BTreeMap<String, PathBuf> {

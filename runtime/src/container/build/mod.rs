@@ -16,7 +16,7 @@ use rustix::process::{Gid, Uid};
 
 use super::plan::{Plan, Step, Target};
 use super::{CreateError, CreateOptions, Stdio, c_string, rootfs};
-use crate::cgroup::Cgroups;
+use crate::cgroup::{Cgroup, Cgroups};
 use crate::sys::CStringArray;
 
 /// Makes the plan.
@@ -30,8 +30,7 @@ pub(in crate::container) fn build(
     let linux = spec.linux().clone().unwrap_or_default();
     let process = spec.process().as_ref().ok_or_else(|| CreateError::Invalid("no process".to_owned()))?;
     refuse_unsupported(spec, &linux, process)?;
-    let mut builder =
-        Builder { steps: Vec::new(), bundle: options.bundle, cgroups: options.cgroup.map(|pair| pair.0) };
+    let mut builder = Builder { steps: Vec::new(), bundle: options.bundle, cgroups: options.cgroup };
     if let Some((_, group)) = options.cgroup {
         builder.steps.extend(group.open_v1_procs()?.into_iter().map(Step::JoinCgroup));
     }
@@ -99,7 +98,7 @@ fn refuse_unsupported(spec: &Spec, linux: &Linux, process: &Process) -> Result<(
 struct Builder<'a> {
     steps: Vec<Step>,
     bundle: &'a Path,
-    cgroups: Option<&'a Cgroups>,
+    cgroups: Option<(&'a Cgroups, &'a Cgroup)>,
 }
 
 impl Builder<'_> {

@@ -101,7 +101,7 @@ impl Builder<'_> {
     /// v2: one mount. v1 and hybrid: a tmpfs with a directory per hierarchy, sealed afterwards. The container sees its
     /// own group as the root of each, by its cgroup namespace.
     fn cgroup_mounts(&mut self, at: &Path, options: &MountOptions) -> Result<(), CreateError> {
-        let Some(cgroups) = self.cgroups else { return Ok(()) };
+        let Some((cgroups, group)) = self.cgroups else { return Ok(()) };
         let mut own = MountOptions { data: Vec::new(), ..options.clone() };
         if cgroups.v1.is_empty() {
             return self.filesystem(at, "cgroup2", &own, true);
@@ -110,10 +110,18 @@ impl Builder<'_> {
         tmpfs.data = vec![("mode".to_owned(), Some("755".to_owned()))];
         self.filesystem(at, "tmpfs", &tmpfs, true)?;
         for hierarchy in &cgroups.v1 {
-            if hierarchy.controllers.iter().any(|name| name == "cpuset") {
+            // Of one that it has not joined it would see the host's groups.
+            if !hierarchy.controllers.iter().any(|name| group.joins(name)) {
                 continue;
             }
-            own.data = hierarchy.controllers.iter().map(|name| (name.clone(), None)).collect();
+            own.data = hierarchy
+                .controllers
+                .iter()
+                .flat_map(|name| match name.strip_prefix("name=") {
+                    Some(name) => vec![("none".to_owned(), None), ("name".to_owned(), Some(name.to_owned()))],
+                    None => vec![(name.clone(), None)],
+                })
+                .collect();
             let name = hierarchy.mount.file_name().unwrap_or_default();
             self.filesystem(&at.join(name), "cgroup", &own, true)?;
         }
