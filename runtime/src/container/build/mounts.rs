@@ -10,7 +10,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
 
 use super::{Builder, idmap, lsm, target};
-use crate::cgroup::{Cgroup, Cgroups};
+use crate::cgroup::{Cgroup, Cgroups, V1};
 use crate::container::mounts::{
     self, ATIME, MountOptions, NODEV, NODIRATIME, NOEXEC, NOSUID, NOSYMFOLLOW, Propagation, RDONLY,
 };
@@ -335,28 +335,27 @@ impl Builder<'_> {
         tmpfs.data = vec![("mode".to_owned(), Some("755".to_owned()))];
         self.filesystem(target(at, false, true)?, ("tmpfs", b"tmpfs"), &tmpfs, None)?;
         own.set |= NOSUID | NODEV | NOEXEC;
+        // Of the hierarchies that it has not joined it would see the host's groups.
         for directory in group.directories() {
-            let mounted = cgroups.v1.iter().find(|one| directory.path.starts_with(&one.mount));
-            let name = match (&directory.v1, mounted) {
-                (Some(_), Some(hierarchy)) => hierarchy.mount.file_name().unwrap_or_default(),
-                _ => std::ffi::OsStr::new("unified"),
-            };
+            let v1 = directory.v1.as_ref();
+            let name =
+                v1.map_or(std::ffi::OsStr::new("unified"), |v1| v1.mount.file_name().unwrap_or_default());
             let place = target(&at.join(name), false, true)?;
-            if !self.mounts.cgroup_namespace {
+            if self.mounts.cgroup_namespace {
+                own.data = v1.map(hierarchy_options).unwrap_or_default();
+                let kind = if v1.is_some() { "cgroup" } else { "cgroup2" };
+                self.filesystem(place, (kind, b"cgroup"), &own, None)?;
+            } else {
                 let bound = MountOptions { changed: true, ..own.clone() };
                 let (tree, _) = self.take_tree(&directory.path, at, &bound, None)?;
                 let label = directory.path.display().to_string();
                 self.steps.push(Step::Mount { target: place, source: MountSource::Tree(tree), label });
-                continue;
             }
-            own.data = directory.v1.iter().flatten().map(|name| (name.clone(), None)).collect();
-            let kind = if directory.v1.is_some() { "cgroup" } else { "cgroup2" };
-            self.filesystem(place, (kind, b"cgroup"), &own, None)?;
             // Each controller by its own name, where several share a hierarchy.
-            let directory = super::relative(at)?;
+            let folder = super::relative(at)?;
             for part in name.to_string_lossy().split(',').filter(|part| name != *part) {
                 self.steps.push(Step::Symlink {
-                    directory: directory.clone(),
+                    directory: folder.clone(),
                     name: c_string(part, "a controller")?,
                     to: c_string(name.as_bytes(), "a hierarchy")?,
                 });
@@ -364,6 +363,15 @@ impl Builder<'_> {
         }
         Ok(())
     }
+}
+
+/// How a v1 hierarchy is named to the kernel: by its controllers, or, if it has none, by its name.
+fn hierarchy_options(v1: &V1) -> Vec<(String, Option<String>)> {
+    let options = v1.controllers.iter().flat_map(|name| match name.strip_prefix("name=") {
+        Some(name) => vec![("none".to_owned(), None), ("name".to_owned(), Some(name.to_owned()))],
+        None => vec![(name.clone(), None)],
+    });
+    options.collect()
 }
 
 /// `MOUNT_ATTR_*` to set and to clear so that a bind mount has the flags of its options and, but for the access time,
