@@ -6,11 +6,15 @@
 //! - [`spec`]: Docker's default OCI spec, bundles, and who `user[:group]` is in an image.
 //! - [`container`]: the library: bundle in, blocked init out; start, signal, wait.
 //! - [`cgroup`]: limits on cgroup v1, hybrid and v2, chosen by what is mounted.
+//! - [`features`]: what this runtime can do, as a document.
+//! - [`process`]: processes that are not one's children, safe from numbers that are used again.
 //! - [`keeper`]: the process that outlives its clients and is the parent of every container, and the client for it.
 
 pub mod cgroup;
 pub mod container;
+pub mod features;
 pub mod keeper;
+pub mod process;
 pub mod seccomp;
 pub mod spec;
 
