@@ -42,8 +42,8 @@ pub(crate) fn attend(
         }
         while let Ok(Some(signal)) = signals.fd.read_signal() {
             match signal.ssi_signo as i32 {
-                nix::libc::SIGCHLD => code = code.or(reap(container.pid())?),
-                nix::libc::SIGWINCH if relay.is_some() => {
+                libc::SIGCHLD => code = code.or(reap(container.pid())?),
+                libc::SIGWINCH if relay.is_some() => {
                     if let Some(relay) = &relay {
                         relay.resize();
                     }

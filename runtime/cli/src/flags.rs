@@ -167,13 +167,13 @@ mod tests {
 
     #[test]
     fn one_dash_or_two_and_values_that_look_like_flags() {
-        let read = read(Order::Anywhere, "-force id --memory -1 -memory=2=3 -e A --env=B --fds 3").unwrap();
-        assert!(read.switch("force"));
-        assert_eq!(read.value("memory"), Some("2=3"));
-        assert_eq!(read.list("env").collect::<Vec<_>>(), ["A", "B"]);
-        assert_eq!(read.number("fds"), Some(3));
-        assert_eq!(read.arguments, ["id"]);
-        assert!(!super::tests::read(Order::Anywhere, "--force=false").unwrap().switch("force"));
+        let all = read(Order::Anywhere, "-force id --memory -1 -memory=2=3 -e A --env=B --fds 3").unwrap();
+        assert!(all.switch("force"));
+        assert_eq!(all.value("memory"), Some("2=3"));
+        assert_eq!(all.list("env").collect::<Vec<_>>(), ["A", "B"]);
+        assert_eq!(all.number("fds"), Some(3));
+        assert_eq!(all.arguments, ["id"]);
+        assert!(!read(Order::Anywhere, "--force=false").unwrap().switch("force"));
     }
 
     #[test]

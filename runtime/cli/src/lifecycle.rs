@@ -34,7 +34,7 @@ pub(crate) fn start(context: &Context, id: &str) -> Result<(), Failure> {
     hooks::poststart(&spec, &record).inspect_err(|_| {
         if let Some(init) = record.init.and_then(|init| init.open()) {
             // The failed hook is the word to pass on.
-            drop(init.signal(nix::libc::SIGKILL));
+            drop(init.signal(libc::SIGKILL));
         }
     })
 }
@@ -50,7 +50,7 @@ pub(crate) fn kill(context: &Context, words: &Words) -> Result<(), Failure> {
 }
 
 fn signal_container(record: &Record, signal: i32, all: bool) -> Result<(), Failure> {
-    let kills = signal == nix::libc::SIGKILL;
+    let kills = signal == libc::SIGKILL;
     if all || (kills && !record.own_pids) {
         // Without a PID namespace of its own the others would outlive the init.
         if let Some(place) = &record.cgroup {
@@ -62,7 +62,7 @@ fn signal_container(record: &Record, signal: i32, all: bool) -> Result<(), Failu
     }
     let init = record.init.and_then(|init| init.open()).ok_or(Failure::NotRunning)?;
     match init.signal(signal) {
-        Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => return Err(Failure::NotRunning),
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Err(Failure::NotRunning),
         sent => sent.map_err(Failure::Signal)?,
     }
     if kills && let Some(place) = &record.cgroup {
@@ -98,7 +98,7 @@ pub(crate) fn delete(context: &Context, id: &str, force: bool) -> Result<(), Fai
 /// Kills the init, and waits for its end.
 fn end(record: &Record) -> Result<(), Failure> {
     let Some(init) = record.init.and_then(|init| init.open()) else { return Ok(()) };
-    match signal_container(record, nix::libc::SIGKILL, false) {
+    match signal_container(record, libc::SIGKILL, false) {
         Ok(()) | Err(Failure::NotRunning) => {}
         Err(failure) => return Err(failure),
     }

@@ -28,9 +28,9 @@ pub(crate) fn parse(text: &str) -> Option<i32> {
 
 fn named(name: &str) -> Option<i32> {
     match name {
-        "CLD" => Some(nix::libc::SIGCHLD),
-        "IOT" => Some(nix::libc::SIGIOT),
-        "POLL" => Some(nix::libc::SIGPOLL),
+        "CLD" => Some(libc::SIGCHLD),
+        "IOT" => Some(libc::SIGIOT),
+        "POLL" => Some(libc::SIGPOLL),
         name => format!("SIG{name}").parse::<nix::sys::signal::Signal>().ok().map(|signal| signal as i32),
     }
 }
