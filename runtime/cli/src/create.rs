@@ -63,6 +63,11 @@ pub(crate) fn create(
             Groups::remove(place)?;
         }
     }
+    // Before the group stands in the record: a record's group is the container's to remove.
+    if let Err(failure) = Groups::check_free(&place) {
+        slot.remove()?;
+        return Err(failure);
+    }
     slot.empty()?;
     let mut record = Record {
         id: id.to_owned(),

@@ -56,16 +56,19 @@ impl Groups {
         Ok(Place { parent: names.join("/"), name })
     }
 
+    /// Refuses a group that somebody else's processes are in: the group is killed with its container.
+    pub(crate) fn check_free(place: &Place) -> Result<(), Failure> {
+        match Self::pids(place)?.len() {
+            0 => Ok(()),
+            count => Err(Failure::Refused(format!(
+                "container's cgroup is not empty: {count} process(es) found"
+            ))),
+        }
+    }
+
     /// Makes the group with its limits.
     pub(crate) fn make(&self, place: &Place, resources: Option<&LinuxResources>) -> Result<Cgroup, Failure> {
         let limits = resources.map(Limits::from_oci).unwrap_or_default();
-        // What is left over was removed by its name before; these are somebody else's.
-        let strangers = self.group(place)?.processes().len();
-        if strangers > 0 {
-            return Err(Failure::Refused(format!(
-                "container's cgroup is not empty: {strangers} process(es) found"
-            )));
-        }
         Ok(self.host.create(&place.parent, &place.name, &limits)?)
     }
 
