@@ -8,6 +8,7 @@
 //! - [`cgroup`]: limits on cgroup v1, hybrid and v2, chosen by what is mounted.
 //! - [`features`]: what this runtime can do, as a document.
 //! - [`process`]: processes that are not one's children, safe from numbers that are used again.
+//! - [`selfexe`]: the runtime's own program, out of the containers' reach.
 //! - [`keeper`]: the process that outlives its clients and is the parent of every container, and the client for it.
 
 pub mod cgroup;
@@ -16,6 +17,7 @@ pub mod features;
 pub mod keeper;
 pub mod process;
 pub mod seccomp;
+pub mod selfexe;
 pub mod spec;
 
 mod sys;

@@ -40,6 +40,9 @@ struct MountAttr {
 /// clone3(2)'s flag; libc's constant of that name does not fit its type.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
+/// clone(2)'s flag for time namespaces, as clone3(2) and unshare(2) take it; libc has none.
+pub(crate) const CLONE_NEWTIME: u64 = 0x80;
+
 /// A cloned child.
 pub(crate) struct Child {
     pub(crate) pid: i32,
@@ -70,7 +73,8 @@ pub(crate) fn clone_child(
     let mut args = CloneArgs {
         flags: flags | libc::CLONE_PIDFD as u64,
         pidfd: (&raw mut pidfd) as u64,
-        exit_signal: libc::SIGCHLD as u64,
+        // A sibling ends with the signal that this process ends with (clone(2), CLONE_PARENT).
+        exit_signal: if flags & libc::CLONE_PARENT as u64 == 0 { libc::SIGCHLD as u64 } else { 0 },
         ..CloneArgs::default()
     };
     if let Some(cgroup) = cgroup {
@@ -134,6 +138,22 @@ pub(crate) fn execve(path: &CStr, argv: &CStringArray, envp: &CStringArray) -> E
     result(c_long::from(returned)).err().unwrap_or(Errno::NOEXEC)
 }
 
+/// execveat(2) of the file that a descriptor refers to. Returns only if it failed.
+pub(crate) fn execveat(program: &OwnedFd, argv: &CStringArray, envp: &CStringArray) -> Errno {
+    // SAFETY: as for `execve`; the path is an empty C string.
+    let returned = unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            program.as_raw_fd(),
+            c"".as_ptr(),
+            argv.pointers.as_ptr(),
+            envp.pointers.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    result(returned).err().unwrap_or(Errno::NOEXEC)
+}
+
 /// Ends the process now, without destructors or exit handlers (which belong to the parent's copy).
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: _exit has no preconditions.
@@ -164,28 +184,27 @@ pub(crate) fn reset_signals() {
 ///
 /// For a child between clone and exec: owners of the closed ones still stand in its copy of the parent's memory, and
 /// must never be dropped there.
-pub(crate) fn close_all_but(
-    preserved: u32,
-    one: &OwnedFd,
-    two: &OwnedFd,
-    three: Option<&OwnedFd>,
-) -> Result<(), Errno> {
-    let number = |fd: &OwnedFd| fd.as_raw_fd() as u32;
-    let mut kept = [number(one), number(two), three.map_or(u32::MAX, number)];
+pub(crate) fn close_all_but(preserved: u32, kept: [Option<&OwnedFd>; 5]) -> Result<(), Errno> {
+    let mut kept = kept.map(|fd| fd.map_or(u32::MAX, |fd| fd.as_raw_fd() as u32));
     kept.sort_unstable();
     let mut first = preserved.saturating_add(3);
     for fd in kept {
         if first < fd {
-            // SAFETY: the caller never drops an owner of these, see above.
-            result(unsafe { libc::syscall(libc::SYS_close_range, first, fd - 1, 0) })?;
+            close_range(first, fd - 1)?;
         }
         first = first.max(fd.saturating_add(1));
     }
-    if first < u32::MAX {
-        // SAFETY: as above.
-        result(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) })?;
-    }
-    Ok(())
+    if first < u32::MAX { close_range(first, u32::MAX) } else { Ok(()) }
+}
+
+/// Closes every descriptor from this number on, under the conditions of [`close_all_but`].
+pub(crate) fn close_from(first: u32) -> Result<(), Errno> {
+    close_range(first, u32::MAX)
+}
+
+fn close_range(first: u32, last: u32) -> Result<(), Errno> {
+    // SAFETY: the process is a child between clone and exec that never drops an owner of these descriptors.
+    result(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
 }
 
 /// dup2(2): a copy under a number of a process about to exec: 0, 1 and 2, or a descriptor that is replaced by another
@@ -222,6 +241,24 @@ pub(crate) fn kill(pid: i32, signal: i32) -> Result<(), Errno> {
 pub(crate) fn unshare(flags: rustix::thread::UnshareFlags) -> Result<(), Errno> {
     // SAFETY: called only by a process with one thread, between clone and exec.
     unsafe { rustix::thread::unshare_unsafe(flags) }
+}
+
+/// unshare(2) with a flag that rustix does not know, under the same conditions.
+pub(crate) fn unshare_raw(flag: u64) -> Result<(), Errno> {
+    // SAFETY: as for `unshare`; no memory is involved.
+    result(c_long::from(unsafe { libc::unshare(flag as i32) })).map(drop)
+}
+
+/// setns(2): joins the namespace, or these namespaces of the process, that `fd` refers to.
+pub(crate) fn join(fd: &OwnedFd, types: u64) -> Result<(), Errno> {
+    // SAFETY: called only by a process with one thread, between clone and exec; no memory is involved.
+    result(c_long::from(unsafe { libc::setns(fd.as_raw_fd(), types as i32) })).map(drop)
+}
+
+/// The `CLONE_NEW*` flag of a namespace's descriptor (ioctl_ns(2), NS_GET_NSTYPE).
+pub(crate) fn namespace_type(fd: &OwnedFd) -> Result<u64, Errno> {
+    // SAFETY: the request takes no argument.
+    result(c_long::from(unsafe { libc::ioctl(fd.as_raw_fd(), libc::NS_GET_NSTYPE) })).map(|typ| typ as u64)
 }
 
 /// getcwd(2) without an allocation: the path and its zero byte go into `buffer`.

@@ -61,6 +61,17 @@ impl Cgroup {
         fd.map(Some).map_err(|errno| CgroupError::io("open", path)(errno.into()))
     }
 
+    /// Every hierarchy's `cgroup.procs`, for a process to write itself into.
+    pub(crate) fn open_procs(&self) -> Result<Vec<OwnedFd>, CgroupError> {
+        let mut fds = self.open_v1_procs()?;
+        if let Some(unified) = self.unified() {
+            let path = unified.join("cgroup.procs");
+            let fd = rustix::fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+            fds.push(fd.map_err(|errno| CgroupError::io("open", &path)(errno.into()))?);
+        }
+        Ok(fds)
+    }
+
     /// The v1 directories' `cgroup.procs`, for a process to write itself into.
     pub(crate) fn open_v1_procs(&self) -> Result<Vec<OwnedFd>, CgroupError> {
         let mut fds = Vec::new();

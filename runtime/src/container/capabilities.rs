@@ -18,8 +18,13 @@ pub(super) struct Planned {
     pub(super) ambient: Vec<CapabilitySet>,
 }
 
-/// Plans the sets. A capability that this process lacks cannot be given away and is left out, as runc does.
-pub(super) fn plan(wanted: Option<&LinuxCapabilities>) -> Result<Planned, CreateError> {
+/// Plans the sets. A capability that this process lacks cannot be given away and is left out. In a user namespace of
+/// its own the process has all that the kernel knows, whatever this one lacks (user_namespaces(7)).
+pub(super) fn plan(wanted: Option<&LinuxCapabilities>, user_namespace: bool) -> Result<Planned, CreateError> {
+    if user_namespace {
+        let all = caps::runtime::thread_all_supported();
+        return Ok(plan_from(wanted, &all, &all));
+    }
     let read = |set| caps::read(None, set).map_err(|error| CreateError::Capabilities(error.to_string()));
     Ok(plan_from(wanted, &read(CapSet::Bounding)?, &read(CapSet::Permitted)?))
 }

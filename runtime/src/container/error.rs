@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::child::Message;
+use super::hooks::HookError;
 use crate::cgroup::CgroupError;
 use crate::seccomp::SeccompError;
 
@@ -82,6 +84,35 @@ pub enum CreateError {
         #[source]
         source: io::Error,
     },
+    /// A hook ended it.
+    #[error(transparent)]
+    Hook(#[from] HookError),
+    /// A hook inside the container's namespaces failed.
+    #[error("container set-up failed: {step}: {reason}")]
+    InnerHook {
+        /// The step.
+        step: String,
+        /// How it ended.
+        reason: String,
+    },
+    /// The container's init is not there to be joined.
+    #[error("cannot look into the container's init, process {pid}: {source}")]
+    NoInit {
+        /// Its process ID.
+        pid: i32,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// What has to be written for a new user namespace from outside was refused.
+    #[error("cannot write {file} of the container's init: {source}")]
+    Outside {
+        /// The file below /proc/PID.
+        file: &'static str,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
     /// The kernel refused the new process.
     #[error("cannot make a process in new namespaces")]
     Clone(#[source] io::Error),
@@ -136,6 +167,12 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// A start hook failed.
+    #[error("a startContainer hook failed: {reason}")]
+    Hook {
+        /// How it ended.
+        reason: String,
+    },
     /// The init ended at the gate.
     #[error("the container's init was killed before it could start")]
     Died,
@@ -168,7 +205,24 @@ fn reason(error: &io::Error) -> String {
     }
 }
 
-/// An exec that the kernel refused.
-pub(super) fn exec_error(command: &str, errno: rustix::io::Errno) -> StartError {
-    StartError::Exec { command: command.to_owned(), source: errno.into() }
+/// How a hook inside the container ended.
+pub(super) fn hook_reason(status: i32) -> String {
+    use std::os::unix::process::ExitStatusExt as _;
+    match status {
+        -1 => "it was killed, its time was up".to_owned(),
+        status => std::process::ExitStatus::from_raw(status).to_string(),
+    }
+}
+
+/// What became of the exec, by the init's last word.
+pub(super) fn started(command: &str, last: Option<Message>) -> Result<(), StartError> {
+    match last {
+        // The pipe ends by exec. An init killed at the gate ends it too; that shows as its exit status.
+        None => Ok(()),
+        Some(Message::NotExecutable(errno)) => {
+            Err(StartError::Exec { command: command.to_owned(), source: errno.into() })
+        }
+        Some(Message::HookFailed { status, .. }) => Err(StartError::Hook { reason: hook_reason(status) }),
+        Some(_) => Err(StartError::Died),
+    }
 }

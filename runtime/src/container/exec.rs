@@ -1,14 +1,14 @@
 //! One more process in a running container.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use oci_spec::runtime::{Process, Spec};
 
-use super::{Container, CreateError, Stdio};
+use super::Stdio;
 use crate::cgroup::Cgroup;
-use std::os::fd::OwnedFd;
 
-/// What [`exec`] needs.
+/// What [`super::exec`] needs.
 #[derive(Debug)]
 pub struct ExecOptions<'a> {
     /// Name of the container.
@@ -29,13 +29,4 @@ pub struct ExecOptions<'a> {
     pub preserve_fds: u32,
     /// The group to run in.
     pub cgroup: Option<&'a Cgroup>,
-}
-
-/// Prepares a process in a running container up to the point where only exec is missing: [`Container::start`].
-///
-/// # Errors
-/// See [`CreateError`]. No process is left then.
-pub fn exec(options: ExecOptions<'_>) -> Result<Container, CreateError> {
-    let _ = options;
-    Err(CreateError::Unsupported("exec".to_owned()))
 }

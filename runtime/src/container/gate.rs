@@ -13,7 +13,7 @@
 //! process writes the byte into, one that it reads the outcome from.
 
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::child::Message;
-use super::error::exec_error;
+use super::error::started;
 use super::{CreateError, StartError, pipe};
 
 /// Name of the pipe for the byte.
@@ -32,7 +32,7 @@ const GATE_NAME: &str = "exec.gate";
 const STATUS_NAME: &str = "exec.status";
 
 /// Longest wait for the exec after the byte: start hooks run in between and have their own time.
-const EXEC_WAIT_MAX: Duration = Duration::from_secs(60);
+pub(super) const EXEC_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Who may start a created container.
 #[derive(Clone, Debug, Default)]
@@ -81,11 +81,11 @@ impl Gate {
         directory.join(GATE_NAME).exists()
     }
 
-    /// Starts such a container, and returns when its program runs.
+    /// Starts such a container, given its init by descriptor, and returns when its program runs.
     ///
     /// # Errors
     /// [`StartError`]; the init is ending then, save after [`StartError::Started`].
-    pub fn pass(directory: &Path, command: &str) -> Result<(), StartError> {
+    pub fn pass(directory: &Path, command: &str, init: BorrowedFd<'_>) -> Result<(), StartError> {
         let gone = |errno: Errno| match errno {
             // Nobody reads: the init is gone.
             Errno::NXIO => StartError::Died,
@@ -94,6 +94,9 @@ impl Gate {
         };
         let path = directory.join(GATE_NAME);
         let flags = OFlags::CLOEXEC | OFlags::NONBLOCK;
+        if has_ended(init) {
+            return Err(if path.exists() { StartError::Died } else { StartError::Started });
+        }
         let status = rustix::fs::open(directory.join(STATUS_NAME), OFlags::RDONLY | flags, Mode::empty());
         let status = status.map_err(gone)?;
         let gate = rustix::fs::open(&path, OFlags::WRONLY | flags, Mode::empty()).map_err(gone)?;
@@ -101,32 +104,44 @@ impl Gate {
         rustix::fs::unlink(&path).map_err(gone)?;
         rustix::io::write(&gate, b"!").map_err(gone)?;
         drop(gate);
-        let outcome = wait(&status).map_err(|source| StartError::Silent { source })?;
+        let outcome = next_message(&status, Some(init), EXEC_WAIT_MAX)
+            .map_err(|source| StartError::Silent { source })?;
         let _ = rustix::fs::unlink(directory.join(STATUS_NAME));
-        match outcome {
-            None => Ok(()),
-            Some(Message::NotExecutable(errno)) => Err(exec_error(command, errno)),
-            Some(_) => Err(StartError::Died),
-        }
+        started(command, outcome)
     }
 }
 
-fn wait(status: &OwnedFd) -> io::Result<Option<Message>> {
-    let deadline = Instant::now() + EXEC_WAIT_MAX;
+fn has_ended(init: BorrowedFd<'_>) -> bool {
+    poll(&mut [PollFd::new(init, PollFlags::POLLIN)], PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}
+
+/// The next word over a status pipe; `None`: it has ended. With `init`, its end is the pipe's end: a named pipe shows
+/// none to a reader that came after the last writer (poll(2), POLLHUP).
+pub(super) fn next_message(
+    status: &OwnedFd,
+    init: Option<BorrowedFd<'_>>,
+    wait_max: Duration,
+) -> io::Result<Option<Message>> {
+    let deadline = Instant::now() + wait_max;
     let mut bytes = [0; Message::SIZE];
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(status.as_fd(), PollFlags::POLLIN)], left) {
+        let watched = [status.as_fd(), init.unwrap_or_else(|| status.as_fd())];
+        match poll(&mut watched.map(|fd| PollFd::new(fd, PollFlags::POLLIN)), left) {
             Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
             Ok(_) => {}
             Err(nix::errno::Errno::EINTR) => continue,
             Err(errno) => return Err(errno.into()),
         }
+        // A message is far shorter than PIPE_BUF, so it comes whole (pipe(7)).
         match rustix::io::read(status, &mut bytes) {
             Ok(0) => return Ok(None),
             Ok(_) => return Ok(Message::decode(&bytes)),
-            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(Errno::INTR) => {}
+            // Somebody holds the other end, and the init has ended.
+            Err(Errno::AGAIN) if init.is_some_and(has_ended) => return Ok(None),
+            Err(Errno::AGAIN) => {}
             Err(errno) => return Err(errno.into()),
         }
     }

@@ -1,20 +1,245 @@
 //! Programs of the user's that run at fixed points of a container's life (OCI runtime spec, "POSIX-platform Hooks").
+//!
+//! ```text
+//!  create: namespaces, mounts -> prestart, createRuntime -> createContainer -> root changed -> at the gate
+//!                                [this process's]           [the container's, the host's files still seen]
+//!  start:  a byte -> startContainer -> exec -> poststart          delete: poststop
+//!                    [the container's]         [this process's]           [this process's]
+//! ```
+//!
+//! A hook that fails, up to the exec, ends the container. Each gets the container's state as JSON on standard input and
+//! nothing of the container's own environment (CVE-2025-23266).
 
+use std::io::{self, Read as _, Seek as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use oci_spec::runtime::{Hook, State};
+use rustix::fs::{MemfdFlags, SeekFrom, memfd_create};
+use rustix::process::{PidfdFlags, pidfd_open};
+
+/// Most of a failed hook's output that an error shows. The last lines say what went wrong.
+const OUTPUT_SHOWN_MAX: u64 = 2048;
 
 /// Why a hook ended the operation.
 #[derive(Debug, thiserror::Error)]
 pub enum HookError {
-    /// Not there yet.
-    #[error("hooks are not supported")]
-    Unsupported,
+    /// The spec's hook cannot be run by anybody.
+    #[error("hook {}: {reason}", path.display())]
+    Invalid {
+        /// The program.
+        path: PathBuf,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// The state could not be handed over.
+    #[error("cannot prepare the state for hooks: {0}")]
+    State(#[source] io::Error),
+    /// The program could not be started or waited for.
+    #[error("cannot run the hook {}: {source}", path.display())]
+    Run {
+        /// The program.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The program failed.
+    #[error("hook {} failed: {status}{}", path.display(), if output.is_empty() { String::new() } else { format!(": {output}") })]
+    Failed {
+        /// The program.
+        path: PathBuf,
+        /// How it ended.
+        status: ExitStatus,
+        /// The end of what it wrote.
+        output: String,
+    },
+    /// The program took longer than the spec allows it.
+    #[error("hook {} was killed after its {} s", path.display(), timeout.as_secs())]
+    Timeout {
+        /// The program.
+        path: PathBuf,
+        /// The spec's limit.
+        timeout: Duration,
+    },
 }
 
-/// Runs hooks in order, each with the container's state as JSON on its standard input. The first that fails ends the row.
+/// Whether every hook can be run at all.
+///
+/// # Errors
+/// [`HookError::Invalid`].
+pub fn check(hooks: &[Hook]) -> Result<(), HookError> {
+    for hook in hooks {
+        let invalid = |reason| Err(HookError::Invalid { path: hook.path().clone(), reason });
+        if !hook.path().is_absolute() {
+            return invalid("the path is not absolute");
+        }
+        if hook.timeout().is_some_and(|seconds| seconds <= 0) {
+            return invalid("the timeout is not greater than zero");
+        }
+    }
+    Ok(())
+}
+
+/// Runs hooks in order in this process's namespaces. The first that fails ends the row.
 ///
 /// # Errors
 /// [`HookError`].
 pub fn run(hooks: &[Hook], state: &State) -> Result<(), HookError> {
-    let _ = state;
-    if hooks.is_empty() { Ok(()) } else { Err(HookError::Unsupported) }
+    check(hooks)?;
+    for hook in hooks {
+        run_one(hook, state)?;
+    }
+    Ok(())
+}
+
+/// The state in a file without a name, to be somebody's standard input. A pipe would block on a hook that reads nothing.
+fn state_file(state: &State) -> Result<OwnedFd, HookError> {
+    let file = memfd_create("state", MemfdFlags::CLOEXEC).map_err(|errno| HookError::State(errno.into()))?;
+    write_state(&file, state)?;
+    rustix::fs::seek(&file, SeekFrom::Start(0)).map_err(|errno| HookError::State(errno.into()))?;
+    Ok(file)
+}
+
+/// Writes the state into such a file.
+pub(super) fn write_state(file: &OwnedFd, state: &State) -> Result<(), HookError> {
+    let write = || -> io::Result<()> {
+        let mut text: &[u8] = &serde_json::to_vec(state)?;
+        while !text.is_empty() {
+            let written = rustix::io::retry_on_intr(|| rustix::io::write(file, text))?;
+            text = &text[written..];
+        }
+        Ok(())
+    };
+    write().map_err(HookError::State)
+}
+
+fn run_one(hook: &Hook, state: &State) -> Result<(), HookError> {
+    let fail = |source| HookError::Run { path: hook.path().clone(), source };
+    let stdin = state_file(state)?;
+    let output = memfd_create("output", MemfdFlags::CLOEXEC).map_err(|errno| fail(errno.into()))?;
+    let mut command = Command::new(hook.path());
+    if let Some((name, rest)) = hook.args().as_deref().and_then(<[String]>::split_first) {
+        command.arg0(name).args(rest);
+    }
+    command.env_clear();
+    for variable in hook.env().iter().flatten() {
+        let (key, value) = variable.split_once('=').unwrap_or((variable, ""));
+        command.env(key, value);
+    }
+    command.stdin(stdin);
+    command.stdout(output.try_clone().map_err(fail)?).stderr(output.try_clone().map_err(fail)?);
+    let mut child = command.spawn().map_err(fail)?;
+    let timeout = hook.timeout().and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
+    let status = wait(&mut child, timeout).map_err(fail)?;
+    match (status, timeout) {
+        (Some(status), _) if status.success() => Ok(()),
+        (Some(status), _) => {
+            Err(HookError::Failed { path: hook.path().clone(), status, output: tail(output) })
+        }
+        (None, timeout) => {
+            Err(HookError::Timeout { path: hook.path().clone(), timeout: timeout.unwrap_or_default() })
+        }
+    }
+}
+
+/// `None`: it took too long and is dead.
+fn wait(child: &mut Child, timeout: Option<Duration>) -> io::Result<Option<ExitStatus>> {
+    let Some(timeout) = timeout else { return child.wait().map(Some) };
+    let ended = || -> io::Result<bool> {
+        let pid = rustix::process::Pid::from_child(child);
+        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+        Ok(poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout)? > 0)
+    };
+    if ended().unwrap_or(false) {
+        return child.wait().map(Some);
+    }
+    child.kill()?;
+    child.wait()?;
+    Ok(None)
+}
+
+fn tail(output: OwnedFd) -> String {
+    let mut file = std::fs::File::from(output);
+    let mut text = Vec::new();
+    let length = file.seek(io::SeekFrom::End(0)).unwrap_or(0);
+    let read = file
+        .seek(io::SeekFrom::Start(length.saturating_sub(OUTPUT_SHOWN_MAX)))
+        .and_then(|_| file.take(OUTPUT_SHOWN_MAX).read_to_end(&mut text));
+    // What it wrote is a help for the reader; the failure itself is told without it too.
+    drop(read);
+    String::from_utf8_lossy(&text).trim().to_owned()
+}
+
+/// The state that a hook is told.
+pub(super) fn state(
+    version: &str,
+    id: &str,
+    status: oci_spec::runtime::ContainerState,
+    pid: i32,
+    bundle: &std::path::Path,
+    annotations: Option<&std::collections::HashMap<String, String>>,
+) -> State {
+    let mut state = State::default();
+    state.set_version(version.to_owned()).set_id(id.to_owned()).set_status(status);
+    state.set_pid(Some(pid)).set_bundle(bundle.to_path_buf());
+    state.set_annotations(Some(annotations.cloned().unwrap_or_default()));
+    state
+}
+
+#[cfg(test)]
+mod tests {
+    use oci_spec::runtime::{ContainerState, HookBuilder};
+
+    use super::*;
+
+    fn shell(script: &str, timeout: Option<i64>) -> Hook {
+        let hook = HookBuilder::default().path("/bin/sh").args(["sh", "-c", script].map(str::to_owned));
+        let mut hook = hook.env(vec!["GIVEN=yes".to_owned()]).build().unwrap();
+        hook.set_timeout(timeout);
+        hook
+    }
+
+    fn some_state() -> State {
+        state("1.0.2", "x", ContainerState::Creating, 7, std::path::Path::new("/b"), None)
+    }
+
+    #[test]
+    fn a_hook_gets_the_state_and_its_own_environment_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let to = dir.path().join("out");
+        let script = format!("{{ cat; env; }} > {}", to.display());
+        run(&[shell(&script, None)], &some_state()).unwrap();
+        let text = std::fs::read_to_string(to).unwrap();
+        assert!(text.contains("\"id\":\"x\"") && text.contains("\"pid\":7"), "{text}");
+        assert!(text.contains("GIVEN=yes") && !text.contains("HOME="), "{text}");
+    }
+
+    #[test]
+    fn the_first_that_fails_ends_the_row_and_says_why() {
+        let dir = tempfile::tempdir().unwrap();
+        let never = format!("touch {}", dir.path().join("never").display());
+        let hooks = [shell("echo no luck >&2; exit 3", None), shell(&never, None)];
+        let error = run(&hooks, &some_state()).unwrap_err().to_string();
+        assert!(error.contains("exit status: 3") && error.contains("no luck"), "{error}");
+        assert!(!dir.path().join("never").exists());
+    }
+
+    #[test]
+    fn a_hook_that_never_ends_is_ended() {
+        let error = run(&[shell("exec sleep 1000", Some(1))], &some_state()).unwrap_err();
+        assert!(matches!(error, HookError::Timeout { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_hook_with_a_relative_path_or_no_time_is_refused() {
+        let relative = HookBuilder::default().path("true").build().unwrap();
+        assert!(matches!(check(&[relative]), Err(HookError::Invalid { .. })));
+        assert!(matches!(check(&[shell("true", Some(0))]), Err(HookError::Invalid { .. })));
+    }
 }

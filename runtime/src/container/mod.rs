@@ -27,25 +27,26 @@ mod plan;
 mod rootfs;
 
 pub use self::error::{CreateError, StartError};
-pub use self::exec::{ExecOptions, exec};
+pub use self::exec::ExecOptions;
 pub use self::gate::Gate;
 
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{ContainerState, Spec, State};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Signal, WaitIdOptions, pidfd_send_signal, waitid};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
 use serde::{Deserialize, Serialize};
 
 use self::child::Message;
+use self::hooks::HookError;
+use self::plan::{HookFiles, Outside, Plan};
 use crate::cgroup::{Cgroup, Cgroups};
-use crate::seccomp::{self, ListenerAddress, Told};
+use crate::seccomp::{self, Filter, Told};
 use crate::sys;
 
 /// Longest wait for a child's next word. A set-up step that takes longer hangs (a dead network filesystem).
@@ -124,14 +125,40 @@ pub struct Container {
 pub fn create(options: CreateOptions<'_>) -> Result<Container, CreateError> {
     let gate::Ends { read, write: gate, told } = options.gate.open()?;
     let (status, status_write) = pipe().map_err(CreateError::Pipe)?;
-    let (id, bundle, spec) = (options.id, options.bundle, options.spec);
+    let about = About { id: options.id, bundle: options.bundle, spec: options.spec };
     let into_cgroup = match options.cgroup {
         Some((_, group)) => group.open_unified()?,
         None => None,
     };
-    let plan = build::build(options, read, status_write, told)?;
-    let child =
-        sys::clone_child(plan.clone_flags, into_cgroup.as_ref().map(AsFd::as_fd), || child::run(&plan));
+    let plan = build::build(options, build::Ends { gate: read, status: status_write, told })?;
+    launch(plan, into_cgroup, gate, status, &about)
+}
+
+/// Prepares a process in a running container up to the point where only exec is missing: [`Container::start`].
+///
+/// # Errors
+/// See [`CreateError`]. No process is left then.
+pub fn exec(options: ExecOptions<'_>) -> Result<Container, CreateError> {
+    let (read, gate) = pipe().map_err(CreateError::Pipe)?;
+    let (status, status_write) = pipe().map_err(CreateError::Pipe)?;
+    let about = About { id: options.id, bundle: options.bundle, spec: options.spec };
+    let plan = build::build_exec(options, build::Ends { gate: read, status: status_write, told: None })?;
+    launch(plan, None, gate, status, &about)
+}
+
+/// Clones, and does for the child what it asks for until it is at the gate.
+fn launch(
+    mut plan: Plan,
+    into_cgroup: Option<OwnedFd>,
+    gate: OwnedFd,
+    status: OwnedFd,
+    about: &About<'_>,
+) -> Result<Container, CreateError> {
+    let into_cgroup = into_cgroup.as_ref().map(AsFd::as_fd);
+    let child = match &plan.entry {
+        None => sys::clone_child(plan.clone_flags, into_cgroup, || child::run(&plan)),
+        Some(entry) => sys::clone_child(0, None, || child::enter(&plan, entry, into_cgroup)),
+    };
     let child = child.map_err(|errno| CreateError::Clone(errno.into()))?;
     let mut container = Container {
         pid: child.pid,
@@ -140,48 +167,48 @@ pub fn create(options: CreateOptions<'_>) -> Result<Container, CreateError> {
         status,
         command: plan.command.clone(),
     };
-    // Closes this process's copies of the child's ends, so that the child's death ends the pipe.
-    let steps: Vec<String> = plan.steps.iter().chain(&plan.last).map(plan::Step::describe).collect();
-    let filter = plan.filter.clone();
+    let steps = plan.describe();
+    let mut between = plan.entry.is_some();
+    let named = plan.told.is_some();
+    let outside = std::mem::take(&mut plan.outside);
+    let (filter, hook_files) = (plan.filter.take(), plan.hook_files.take());
+    // With it go this process's copies of the child's ends, so that the child's death ends the pipe.
     drop(plan);
-    let message = container.next_message();
-    match message {
-        Ok(Some(Message::Ready { listener })) => {
-            let told = Told {
-                version: spec.version(),
-                id,
-                pid: container.pid,
-                bundle,
-                annotations: serde_json::json!(spec.annotations().clone().unwrap_or_default()),
-            };
-            match filter.as_ref().and_then(|filter| filter.listener()) {
-                Some(address) => match container.give_listener(listener, address, &told) {
-                    Ok(()) => Ok(container),
-                    Err(source) => {
-                        container.abandon();
-                        Err(CreateError::SeccompAgent { path: address.path.clone(), source })
-                    }
-                },
-                None => Ok(container),
+    let outcome = loop {
+        let message = match container.next_message() {
+            Ok(Some(message)) => message,
+            Ok(None) => break Err(CreateError::Died),
+            Err(source) => break Err(CreateError::Silent { source }),
+        };
+        let done = match message {
+            Message::Entered { pid } if between => {
+                between = false;
+                container.become_sibling(pid)
             }
+            Message::Maps => outside.write(container.pid).and_then(|()| container.go_on()),
+            Message::Hooks => {
+                about.run_hooks(container.pid, hook_files.as_ref()).and_then(|()| container.go_on())
+            }
+            Message::Ready { listener } => {
+                break about.give_listener(&container, listener, filter.as_deref());
+            }
+            failure => Err(container.failure(&steps, failure)),
+        };
+        if let Err(error) = done {
+            break Err(error);
         }
-        other => {
+    };
+    match outcome {
+        Ok(()) => {
+            if named {
+                // Who comes to start it has to see whether the init still waits.
+                container.gate = None;
+            }
+            Ok(container)
+        }
+        Err(error) => {
             container.abandon();
-            Err(match other {
-                Ok(Some(Message::Failed { step, errno })) => CreateError::Step {
-                    step: steps.get(step as usize).cloned().unwrap_or_else(|| "close descriptors".to_owned()),
-                    source: errno.into(),
-                },
-                Ok(Some(Message::NotFound)) => {
-                    CreateError::CommandNotFound { command: container.command.clone() }
-                }
-                Ok(Some(Message::NotExecutable(errno))) => CreateError::CommandNotExecutable {
-                    command: container.command.clone(),
-                    source: errno.into(),
-                },
-                Ok(_) => CreateError::Died,
-                Err(source) => CreateError::Silent { source },
-            })
+            Err(error)
         }
     }
 }
@@ -205,13 +232,8 @@ impl Container {
         let gate = self.gate.take().ok_or(StartError::Started)?;
         // A broken pipe means that the init is gone, and the status pipe says that better.
         let _ = rustix::io::write(&gate, b"!");
-        match self.next_message() {
-            // The pipe ends by exec. An init killed at the gate ends it too; that shows as its exit status.
-            Ok(None) => Ok(()),
-            Ok(Some(Message::NotExecutable(errno))) => Err(error::exec_error(&self.command, errno)),
-            Ok(_) => Err(StartError::Died),
-            Err(source) => Err(StartError::Silent { source }),
-        }
+        let last = gate::next_message(&self.status, None, gate::EXEC_WAIT_MAX);
+        error::started(&self.command, last.map_err(|source| StartError::Silent { source })?)
     }
 
     /// Sends a signal to the init.
@@ -235,31 +257,39 @@ impl Container {
     }
 
     fn next_message(&self) -> io::Result<Option<Message>> {
-        let deadline = Instant::now() + CHILD_WAIT_MAX;
-        let mut bytes = [0; Message::SIZE];
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-            match poll(&mut [PollFd::new(self.status.as_fd(), PollFlags::POLLIN)], left) {
-                Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
-                Ok(_) => {}
-                Err(nix::errno::Errno::EINTR) => continue,
-                Err(errno) => return Err(errno.into()),
-            }
-            // A message is far shorter than PIPE_BUF, so it comes whole (pipe(7)).
-            return match rustix::io::read(&self.status, &mut bytes) {
-                Ok(0) => Ok(None),
-                Ok(_) => Ok(Message::decode(&bytes)),
-                Err(Errno::INTR) => continue,
-                Err(errno) => Err(errno.into()),
-            };
-        }
+        gate::next_message(&self.status, None, CHILD_WAIT_MAX)
     }
 
-    /// The child cannot send it itself: the agent's socket is not in its mount namespace.
-    fn give_listener(&self, number: u32, address: &ListenerAddress, told: &Told<'_>) -> io::Result<()> {
-        let listener = seccomp::take_descriptor(self.pidfd(), number as i32)?;
-        seccomp::send(address, told, listener.as_fd())
+    /// Lets a child that asked for something go on.
+    fn go_on(&self) -> Result<(), CreateError> {
+        let Some(gate) = &self.gate else { return Err(CreateError::Died) };
+        rustix::io::write(gate, b"!").map(drop).map_err(|errno| CreateError::Pipe(errno.into()))
+    }
+
+    /// The process in between has done its work and ends; its sibling is the init, a child of this process too.
+    fn become_sibling(&mut self, pid: i32) -> Result<(), CreateError> {
+        self.wait().map_err(|source| CreateError::Silent { source })?;
+        let raw = Pid::from_raw(pid).ok_or(CreateError::Died)?;
+        self.pidfd = pidfd_open(raw, PidfdFlags::empty())
+            .map_err(|errno| CreateError::NoInit { pid, source: errno.into() })?;
+        self.pid = pid;
+        Ok(())
+    }
+
+    fn failure(&self, steps: &[String], message: Message) -> CreateError {
+        let name =
+            |step: u32| steps.get(step as usize).cloned().unwrap_or_else(|| "close descriptors".to_owned());
+        match message {
+            Message::Failed { step, errno } => CreateError::Step { step: name(step), source: errno.into() },
+            Message::HookFailed { step, status } => {
+                CreateError::InnerHook { step: name(step), reason: error::hook_reason(status) }
+            }
+            Message::NotFound => CreateError::CommandNotFound { command: self.command.clone() },
+            Message::NotExecutable(errno) => {
+                CreateError::CommandNotExecutable { command: self.command.clone(), source: errno.into() }
+            }
+            _ => CreateError::Died,
+        }
     }
 
     /// Kills and reaps a child whose set-up failed.
@@ -270,10 +300,92 @@ impl Container {
     }
 }
 
+/// Whose process it is, for those who are told of it.
+struct About<'a> {
+    id: &'a str,
+    bundle: &'a Path,
+    spec: &'a Spec,
+}
+
+impl About<'_> {
+    fn state(&self, status: ContainerState, pid: i32) -> State {
+        hooks::state(self.spec.version(), self.id, status, pid, self.bundle, self.spec.annotations().as_ref())
+    }
+
+    /// Runs the hooks that run in this process's namespaces, and leaves the state for those that run in the container's.
+    fn run_hooks(&self, pid: i32, files: Option<&HookFiles>) -> Result<(), CreateError> {
+        let Some(all) = self.spec.hooks() else { return Ok(()) };
+        let state = self.state(ContainerState::Creating, pid);
+        // `prestart` is deprecated and still what the engines use.
+        #[allow(deprecated)]
+        let prestart = all.prestart();
+        for list in [prestart, all.create_runtime()] {
+            hooks::run(list.as_deref().unwrap_or_default(), &state)?;
+        }
+        if let Some(files) = files {
+            let pid = inner_pid(pid).map_err(HookError::State)?;
+            hooks::write_state(&files.creating, &self.state(ContainerState::Creating, pid))?;
+            hooks::write_state(&files.created, &self.state(ContainerState::Created, pid))?;
+        }
+        Ok(())
+    }
+
+    /// The child cannot send it itself: the agent's socket is not in its mount namespace.
+    fn give_listener(
+        &self,
+        container: &Container,
+        number: u32,
+        filter: Option<&Filter>,
+    ) -> Result<(), CreateError> {
+        let Some(address) = filter.and_then(Filter::listener) else { return Ok(()) };
+        let told = Told {
+            version: self.spec.version(),
+            id: self.id,
+            pid: container.pid,
+            bundle: self.bundle,
+            annotations: serde_json::json!(self.spec.annotations().clone().unwrap_or_default()),
+        };
+        let give = || -> io::Result<()> {
+            let listener = seccomp::take_descriptor(container.pidfd(), number as i32)?;
+            seccomp::send(address, &told, listener.as_fd())
+        };
+        give().map_err(|source| CreateError::SeccompAgent { path: address.path.clone(), source })
+    }
+}
+
+impl Outside {
+    fn write(&self, pid: i32) -> Result<(), CreateError> {
+        let write = |file: &'static str, text: &[u8]| {
+            std::fs::write(format!("/proc/{pid}/{file}"), text)
+                .map_err(|source| CreateError::Outside { file, source })
+        };
+        if let Some(score) = &self.oom_score {
+            write("oom_score_adj", score)?;
+        }
+        if !rustix::process::geteuid().is_root() {
+            // Without privilege a group map needs this first (user_namespaces(7)).
+            write("setgroups", b"deny")?;
+        }
+        write("uid_map", &self.uid_map)?;
+        write("gid_map", &self.gid_map)
+    }
+}
+
+/// A process's number in its own PID namespace (proc_pid_status(5), NSpid).
+fn inner_pid(pid: i32) -> io::Result<i32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    let last = line.and_then(|line| line.split_whitespace().next_back()).and_then(|pid| pid.parse().ok());
+    last.ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
 /// A pipe that no program inherits.
 fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(pipe_with(PipeFlags::CLOEXEC)?)
 }
+
+#[cfg(test)]
+mod tests;
 
 fn c_string(text: impl Into<Vec<u8>>, what: &'static str) -> Result<CString, CreateError> {
     CString::new(text).map_err(|_| CreateError::Nul { what })

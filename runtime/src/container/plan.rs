@@ -7,13 +7,17 @@ use std::sync::Arc;
 use rustix::fs::Dev;
 use rustix::mount::MountAttrFlags;
 use rustix::process::{Gid, Uid};
-use rustix::thread::{CapabilitySets, LinkNameSpaceType};
+use rustix::thread::CapabilitySets;
 
 use crate::seccomp::Filter;
 use crate::sys::CStringArray;
 
 /// A container's plan.
 pub(super) struct Plan {
+    /// What a process between the creator and the init does first.
+    pub(super) entry: Option<Entry>,
+    /// What the creator does for the init at [`Step::Maps`].
+    pub(super) outside: Outside,
     /// Namespaces made by the clone.
     pub(super) clone_flags: u64,
     /// In order.
@@ -37,6 +41,68 @@ pub(super) struct Plan {
     pub(super) told: Option<OwnedFd>,
     /// Descriptors from 3 on that the program gets.
     pub(super) preserved: u32,
+    /// Programs that run after the gate, before the exec.
+    pub(super) start_hooks: Vec<HookPlan>,
+    /// What hooks inside the container's namespaces need.
+    pub(super) hook_files: Option<HookFiles>,
+}
+
+/// The work of a process between the creator and the init, which is the init's elder sibling (`CLONE_PARENT`).
+pub(super) struct Entry {
+    /// `cgroup.procs` of groups to join while the host's are in sight.
+    pub(super) cgroups: Vec<OwnedFd>,
+    /// In order; what is refused for want of privilege is tried again after the user namespace.
+    pub(super) joins: Vec<Join>,
+    /// Text for `timens_offsets` of a new time namespace.
+    pub(super) time_offsets: Option<Vec<u8>>,
+}
+
+/// A namespace to join.
+pub(super) struct Join {
+    /// A namespace, or a process whose namespaces they are.
+    pub(super) fd: OwnedFd,
+    /// `CLONE_NEW*`.
+    pub(super) typ: u64,
+}
+
+impl Join {
+    /// The user namespace is it, or is among them.
+    pub(super) fn is_user(&self) -> bool {
+        self.typ & libc::CLONE_NEWUSER as u64 != 0
+    }
+}
+
+/// What only a process outside of the new user namespace may do.
+#[derive(Default)]
+pub(super) struct Outside {
+    /// Text for `uid_map`; empty: no new user namespace.
+    pub(super) uid_map: Vec<u8>,
+    pub(super) gid_map: Vec<u8>,
+    pub(super) oom_score: Option<Vec<u8>>,
+}
+
+impl Outside {
+    pub(super) fn is_empty(&self) -> bool {
+        self.uid_map.is_empty()
+    }
+}
+
+/// A program that the child runs.
+pub(super) struct HookPlan {
+    pub(super) path: CString,
+    pub(super) argv: CStringArray,
+    pub(super) envp: CStringArray,
+    pub(super) timeout_ms: Option<i32>,
+}
+
+/// Standard descriptors of the hooks that the child runs.
+pub(super) struct HookFiles {
+    /// The state before the gate, filled by the creator.
+    pub(super) creating: OwnedFd,
+    /// The state after it.
+    pub(super) created: OwnedFd,
+    /// For their output.
+    pub(super) null: OwnedFd,
 }
 
 /// One step. Errors are reported by its index.
@@ -48,7 +114,30 @@ pub(super) enum Step {
     /// A session of one's own: no controlling terminal of the host.
     Session,
     Stdio([OwnedFd; 3]),
-    JoinNamespace(OwnedFd, LinkNameSpaceType),
+    JoinNamespace(Join),
+    /// Wait for the creator to write the ID maps.
+    Maps,
+    /// User 0 of the new user namespace.
+    BecomeRoot,
+    /// The root of a container that runs already.
+    OpenRoot,
+    /// The host's procfs, for a process whose own might be refused.
+    GivenProc(OwnedFd),
+    /// A terminal from the container's devpts: the controlling one, and the standard descriptors; its master goes over
+    /// this socket.
+    Terminal {
+        console: OwnedFd,
+        /// Rows and columns.
+        size: Option<(u16, u16)>,
+        /// Bind it here.
+        target: Option<Target>,
+    },
+    /// The standard descriptors' files belong to the user, so that `/dev/stdout` can be opened again.
+    OwnStdio(Uid),
+    /// Wait for the creator to run hooks.
+    RuntimeHooks,
+    /// Run a hook here.
+    Hook(HookPlan),
     /// Nothing that is mounted from here on reaches the host.
     PrivateMounts,
     /// The host's `/dev/null`, checked to be it, for masking files (CVE-2025-31133).
@@ -152,6 +241,38 @@ impl Target {
     }
 }
 
+impl Plan {
+    /// Every step that an error can name, in the order of their numbers.
+    pub(super) fn describe(&self) -> Vec<String> {
+        let mut all: Vec<String> = self.steps.iter().chain(&self.last).map(Step::describe).collect();
+        if let Some(entry) = &self.entry {
+            all.extend(entry.joins.iter().map(Join::describe));
+            all.push("join the cgroup".to_owned());
+            all.push("make the time namespace and set its offsets".to_owned());
+            all.push("make a process in new namespaces".to_owned());
+        }
+        all
+    }
+}
+
+impl Join {
+    fn describe(&self) -> String {
+        let names = [
+            (libc::CLONE_NEWUSER as u64, "user"),
+            (libc::CLONE_NEWPID as u64, "PID"),
+            (libc::CLONE_NEWNET as u64, "network"),
+            (libc::CLONE_NEWIPC as u64, "IPC"),
+            (libc::CLONE_NEWUTS as u64, "UTS"),
+            (libc::CLONE_NEWNS as u64, "mount"),
+            (libc::CLONE_NEWCGROUP as u64, "cgroup"),
+            (crate::sys::CLONE_NEWTIME, "time"),
+        ];
+        let names: Vec<_> =
+            names.iter().filter(|(flag, _)| self.typ & flag != 0).map(|(_, name)| *name).collect();
+        format!("join the given {} namespace", names.join(", "))
+    }
+}
+
 impl Step {
     /// For a person.
     pub(super) fn describe(&self) -> String {
@@ -161,7 +282,15 @@ impl Step {
             Self::NewCgroupNamespace => "make the cgroup namespace".to_owned(),
             Self::Session => "make a session".to_owned(),
             Self::Stdio(_) => "set the standard descriptors".to_owned(),
-            Self::JoinNamespace(_, kind) => format!("join the given namespace ({kind:?})"),
+            Self::JoinNamespace(join) => join.describe(),
+            Self::Maps => "write the user namespace's ID maps".to_owned(),
+            Self::BecomeRoot => "become root of the user namespace".to_owned(),
+            Self::OpenRoot => "open the container's root".to_owned(),
+            Self::GivenProc(_) => "take the given procfs".to_owned(),
+            Self::Terminal { .. } => "set up the terminal".to_owned(),
+            Self::OwnStdio(uid) => format!("give the standard descriptors to user {}", uid.as_raw()),
+            Self::RuntimeHooks => "run the runtime's hooks".to_owned(),
+            Self::Hook(hook) => format!("run the hook {}", shown(&hook.path)),
             Self::PrivateMounts => "make mounts private".to_owned(),
             Self::OpenNull => "open the host's /dev/null".to_owned(),
             Self::OpenProc => "open a private procfs".to_owned(),

@@ -397,7 +397,7 @@ fn start_refusal(error: &StartError) -> Refusal {
         }
         StartError::Exec { .. } => RefusalKind::CommandNotExecutable,
         StartError::Started => RefusalKind::WrongState,
-        StartError::Died | StartError::Silent { .. } => RefusalKind::Failed,
+        StartError::Hook { .. } | StartError::Died | StartError::Silent { .. } => RefusalKind::Failed,
     };
     refuse(kind, error.to_string())
 }

@@ -24,6 +24,7 @@ use super::records::{Records, boot_id, process_identity};
 use super::respawn::Respawn;
 use super::wire::{self, WireError};
 use crate::cgroup::{CgroupError, Cgroups};
+use crate::selfexe::{self, SealError};
 use crate::sys;
 
 /// Clients at the same time. The daemon has two connections; the rest is for people.
@@ -58,6 +59,9 @@ pub enum KeeperError {
         /// The lock.
         path: PathBuf,
     },
+    /// The keeper's own program.
+    #[error(transparent)]
+    Seal(#[from] SealError),
     /// The host's cgroups.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
@@ -88,7 +92,7 @@ pub enum KeeperError {
 /// # Errors
 /// See [`KeeperError`].
 pub fn main(options: KeeperOptions) -> Result<(), KeeperError> {
-    let executable = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
+    let executable = selfexe::seal()?;
     let mut server = Server::start(options)?;
     match server.run()? {
         End::Exit => Ok(()),

@@ -8,7 +8,7 @@ use rustix::process::{Gid, Uid};
 
 use super::Builder;
 use crate::container::confine::{self, Confinement};
-use crate::container::plan::Step;
+use crate::container::plan::{Outside, Step};
 use crate::container::{CreateError, c_string, capabilities};
 
 /// Largest user or group ID: the same bound as for images (containerd's CVE-2024-40635).
@@ -18,6 +18,16 @@ const ID_MAX: u32 = i32::MAX as u32;
 const DEFAULT_UMASK: u32 = 0o022;
 
 impl Builder<'_> {
+    /// In a user namespace the score is written from outside: to lower it takes a right that the namespace has not.
+    pub(super) fn score_from_outside(&mut self, outside: &mut Outside) {
+        let scores = self.steps.extract_if(.., |step| matches!(step, Step::OomScore(_)));
+        for step in scores {
+            if let Step::OomScore(score) = step {
+                outside.oom_score = Some(score);
+            }
+        }
+    }
+
     pub(super) fn process(
         &mut self,
         process: &Process,
@@ -34,7 +44,7 @@ impl Builder<'_> {
                 hard: limit.hard(),
             });
         }
-        let capabilities = capabilities::plan(process.capabilities().as_ref())?;
+        let capabilities = capabilities::plan(process.capabilities().as_ref(), self.userns)?;
         let confinement = confine::plan(linux.seccomp().as_ref(), process, capabilities.sets)?;
         self.steps.extend(capabilities.drop_bounding.into_iter().map(Step::DropBounding));
         let user = process.user();

@@ -1,9 +1,9 @@
 //! Kernel settings of the container's namespaces: names and sysctls.
 
-use oci_spec::runtime::{Linux, Spec};
-use rustix::thread::LinkNameSpaceType;
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
 
 use super::Builder;
+use super::namespaces::Namespaces;
 use crate::container::plan::Step;
 use crate::container::{CreateError, c_string};
 
@@ -12,9 +12,12 @@ impl Builder<'_> {
         &mut self,
         spec: &Spec,
         linux: &Linux,
-        flags: u64,
+        namespaces: &Namespaces,
     ) -> Result<(), CreateError> {
-        let own_uts = flags & libc::CLONE_NEWUTS as u64 != 0;
+        let own = |typ: LinuxNamespaceType| namespaces.makes(typ) || self.joined & typ as u64 != 0;
+        let own_uts = own(LinuxNamespaceType::Uts);
+        let own_net = own(LinuxNamespaceType::Network);
+        let own_ipc = own(LinuxNamespaceType::Ipc);
         let names = [(spec.hostname(), true), (spec.domainname(), false)];
         for (name, host) in names.into_iter().filter_map(|(name, host)| Some((name.as_ref()?, host))) {
             if !own_uts {
@@ -29,12 +32,6 @@ impl Builder<'_> {
             let name = name.clone().into_bytes();
             self.steps.push(if host { Step::Hostname(name) } else { Step::Domainname(name) });
         }
-        let joins = |kind| {
-            let mut steps = self.steps.iter();
-            steps.any(|step| matches!(step, Step::JoinNamespace(_, joined) if *joined == kind))
-        };
-        let own_net = flags & libc::CLONE_NEWNET as u64 != 0 || joins(LinkNameSpaceType::Network);
-        let own_ipc = flags & libc::CLONE_NEWIPC as u64 != 0;
         let mut settings: Vec<_> = linux.sysctl().iter().flatten().collect();
         settings.sort();
         for (key, value) in settings {

@@ -1,9 +1,13 @@
 //! The container's first process, from the clone to the exec. System calls only: no allocation, no lock, no panic.
 
+mod entry;
+mod hook;
 mod message;
 mod mounts;
 mod paths;
+mod terminal;
 
+pub(super) use self::entry::enter;
 pub(super) use self::message::Message;
 pub(super) use self::mounts::attach_root;
 
@@ -16,6 +20,7 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, OpenTreeFlags, UnmountFlags,
     fsconfig_create, fsmount, fsopen, mount_change, open_tree, unmount,
 };
+use rustix::process::{Gid, Uid};
 use rustix::thread::UnshareFlags;
 
 use self::mounts::{attach, filesystem, mask};
@@ -42,8 +47,20 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
     rustix::process::umask(Mode::empty());
     let mut opened = Opened::default();
     for (index, step) in plan.steps.iter().enumerate() {
-        if let Err(errno) = carry_out(step, &mut opened) {
-            fail(plan, Message::Failed { step: index as u32, errno });
+        let index = index as u32;
+        let done = match step {
+            Step::Maps => ask(plan, Message::Maps).map_err(|errno| Message::Failed { step: index, errno }),
+            Step::RuntimeHooks => {
+                ask(plan, Message::Hooks).map_err(|errno| Message::Failed { step: index, errno })
+            }
+            Step::Hook(hook) => match &plan.hook_files {
+                Some(files) => hook::run(hook, &files.creating, &files.null, index),
+                None => Err(Message::Failed { step: index, errno: Errno::BADF }),
+            },
+            step => carry_out(step, &mut opened).map_err(|errno| Message::Failed { step: index, errno }),
+        };
+        if let Err(message) = done {
+            fail(plan, message);
         }
     }
     let program = match find_program(plan) {
@@ -52,7 +69,17 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
     };
     // Not only on exec: the gate's other end is among them, and the keeper's lock and connections, which must not live
     // on in a child that waits.
-    if let Err(errno) = sys::close_all_but(plan.preserved, &plan.gate, &plan.status, plan.told.as_ref()) {
+    let for_hooks = plan.hook_files.as_ref();
+    if let Err(errno) = sys::close_all_but(
+        plan.preserved,
+        [
+            Some(&plan.gate),
+            Some(&plan.status),
+            plan.told.as_ref(),
+            for_hooks.map(|files| &files.created),
+            for_hooks.map(|files| &files.null),
+        ],
+    ) {
         fail(plan, Message::Failed { step: u32::MAX, errno });
     }
     for (index, step) in plan.last.iter().enumerate() {
@@ -70,6 +97,15 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
         // The keeper is gone or does not want it.
         _ => sys::exit_now(FAILED),
     }
+    let told = plan.told.as_ref().unwrap_or(&plan.status);
+    if let Some(files) = for_hooks {
+        for (index, hook) in plan.start_hooks.iter().enumerate() {
+            if let Err(message) = hook::run(hook, &files.created, &files.null, index as u32) {
+                let _ = rustix::io::write(told, &message.encode());
+                sys::exit_now(FAILED);
+            }
+        }
+    }
     let errno = sys::execve(program, &plan.argv, &plan.envp);
     let _ = rustix::io::write(
         plan.told.as_ref().unwrap_or(&plan.status),
@@ -85,6 +121,16 @@ const FAILED: i32 = 125;
 fn fail(plan: &Plan, message: Message) -> ! {
     let _ = rustix::io::write(&plan.status, &message.encode());
     sys::exit_now(FAILED)
+}
+
+/// Says what is needed and waits until the creator has done it.
+fn ask(plan: &Plan, message: Message) -> Result<(), Errno> {
+    rustix::io::write(&plan.status, &message.encode())?;
+    let mut byte = [0];
+    match rustix::io::retry_on_intr(|| rustix::io::read(&plan.gate, &mut byte))? {
+        1 => Ok(()),
+        _ => Err(Errno::CANCELED),
+    }
 }
 
 fn find_program(plan: &Plan) -> Result<&CStr, Message> {
@@ -118,7 +164,31 @@ fn carry_out(step: &Step, opened: &mut Opened) -> Result<(), Errno> {
             }
             Ok(())
         }
-        Step::JoinNamespace(fd, kind) => rustix::thread::move_into_link_name_space(fd.as_fd(), Some(*kind)),
+        Step::JoinNamespace(join) => sys::join(&join.fd, join.typ),
+        Step::BecomeRoot => {
+            rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
+            rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
+            match rustix::thread::set_thread_groups(&[]) {
+                // Forbidden for good where an unprivileged creator mapped one group alone (user_namespaces(7)).
+                Err(Errno::PERM) => Ok(()),
+                other => other,
+            }
+        }
+        Step::OpenRoot => {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            opened.root = Some(rustix::fs::open(c"/", flags, Mode::empty())?);
+            Ok(())
+        }
+        Step::GivenProc(given) => {
+            opened.proc = Some(rustix::io::fcntl_dupfd_cloexec(given, 3)?);
+            Ok(())
+        }
+        Step::Terminal { console, size, target } => {
+            terminal::set_up(root(opened)?, console, *size, target.as_ref())
+        }
+        Step::OwnStdio(uid) => own_stdio(*uid),
+        // With more than the descriptors here: see `run`.
+        Step::Maps | Step::RuntimeHooks | Step::Hook(_) => Err(Errno::NOSYS),
         Step::PrivateMounts => mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC),
         Step::OpenNull => {
             let null = rustix::fs::open(c"/dev/null", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
@@ -257,4 +327,21 @@ fn proc(opened: &Opened) -> Result<BorrowedFd<'_>, Errno> {
 
 fn null(opened: &Opened) -> Result<BorrowedFd<'_>, Errno> {
     opened.null.as_ref().map(AsFd::as_fd).ok_or(Errno::BADF)
+}
+
+/// What belongs to somebody already, or cannot, is left as it is: it is a help, not a right.
+fn own_stdio(uid: Uid) -> Result<(), Errno> {
+    for fd in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
+        let stat = rustix::fs::fstat(fd)?;
+        let null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+            && stat.st_rdev == rustix::fs::makedev(1, 3);
+        if null || stat.st_uid == uid.as_raw() {
+            continue;
+        }
+        match rustix::fs::fchown(fd, Some(uid), None) {
+            Ok(()) | Err(Errno::PERM | Errno::INVAL | Errno::ROFS | Errno::OPNOTSUPP) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
 }
