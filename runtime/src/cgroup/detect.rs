@@ -4,21 +4,27 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::group::Directory;
-use super::{Cgroup, CgroupError, Limits, write};
+use super::group::{Directory, V1};
+use super::resources::{Family, needs};
+use super::{Cgroup, CgroupError, Limits};
 
-/// The v1 controllers a container joins, where they exist. Every further one costs about 50 µs a container and limits
-/// nothing that a spec asks for here.
+/// The v1 controllers that the keeper's containers join in any case, where they exist. Every further one costs about
+/// 50 µs a container, so it is joined only for a limit that needs it.
 const V1_CONTROLLERS: [&str; 6] = ["memory", "cpu", "cpuacct", "pids", "devices", "freezer"];
 
-/// The v2 controllers that are enabled for containers, where they exist.
+/// The v2 controllers that are enabled for the keeper's containers in any case, where they exist.
 const V2_CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+
+/// Options of a v1 mount that name no controller.
+const V1_OPTIONS: [&str; 7] = ["rw", "ro", "xattr", "noprefix", "clone_children", "cpuset_v2_mode", "none"];
 
 /// A mounted v1 hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Hierarchy {
     pub(crate) mount: PathBuf,
-    /// Its controllers, as the mount options name them.
+    /// What of the hierarchy the mount shows, as `/proc/self/cgroup` names groups.
+    pub(crate) root: PathBuf,
+    /// Its controllers, as the mount options name them; `name=…` for a hierarchy without.
     pub(crate) controllers: Vec<String>,
 }
 
@@ -27,8 +33,10 @@ pub(crate) struct Hierarchy {
 pub struct Cgroups {
     pub(crate) v1: Vec<Hierarchy>,
     pub(crate) unified: Option<PathBuf>,
+    /// What of the v2 tree its mount shows.
+    pub(super) unified_root: PathBuf,
     /// Controllers that the v2 tree offers to its root's children.
-    v2_controllers: Vec<String>,
+    pub(super) v2_controllers: Vec<String>,
 }
 
 impl Cgroups {
@@ -50,24 +58,34 @@ impl Cgroups {
 
     /// The hierarchies that proc(5)'s mountinfo text shows. The first mount of each counts.
     fn from_mountinfo(text: &str) -> Result<Self, CgroupError> {
-        let mut cgroups = Self { v1: Vec::new(), unified: None, v2_controllers: Vec::new() };
+        let mut cgroups = Self {
+            v1: Vec::new(),
+            unified: None,
+            unified_root: PathBuf::from("/"),
+            v2_controllers: Vec::new(),
+        };
         for line in text.lines() {
             let Some((left, right)) = line.split_once(" - ") else { continue };
             let mut right = right.split(' ');
             let (Some(kind), _, Some(options)) = (right.next(), right.next(), right.next()) else { continue };
-            let Some(mount) = left.split(' ').nth(4) else { continue };
-            let mount = PathBuf::from(unescape(mount));
+            let mut left = left.split(' ').skip(3).map(|field| PathBuf::from(unescape(field)));
+            let (Some(root), Some(mount)) = (left.next(), left.next()) else { continue };
             match kind {
-                "cgroup2" if cgroups.unified.is_none() => cgroups.unified = Some(mount),
+                "cgroup2" if cgroups.unified.is_none() => {
+                    cgroups.unified = Some(mount);
+                    cgroups.unified_root = root;
+                }
                 "cgroup" => {
                     let controllers: Vec<String> = options
                         .split(',')
-                        .filter(|option| V1_CONTROLLERS.contains(option) || *option == "cpuset")
+                        .filter(|option| {
+                            !V1_OPTIONS.contains(option) && !option.starts_with("release_agent=")
+                        })
                         .map(str::to_owned)
                         .collect();
                     let known = cgroups.v1.iter().any(|one| one.controllers == controllers);
                     if !controllers.is_empty() && !known {
-                        cgroups.v1.push(Hierarchy { mount, controllers });
+                        cgroups.v1.push(Hierarchy { mount, root, controllers });
                     }
                 }
                 _ => {}
@@ -84,22 +102,25 @@ impl Cgroups {
     /// # Errors
     /// See [`CgroupError`]; nothing is left behind then but the parents.
     pub fn create(&self, parent: &str, id: &str, limits: &Limits) -> Result<Cgroup, CgroupError> {
-        let group = self.group(parent, id)?;
-        for needed in limits.needed() {
-            if !self.has(needed) {
-                return Err(CgroupError::NoController { controller: needed });
-            }
-        }
+        let needed: Vec<Family> =
+            Family::ALL.into_iter().filter(|family| needs(*family, &limits.resources)).collect();
+        self.check(&limits.resources)?;
+        let group = self.group_with(parent, id, &needed)?;
         if group.directories().iter().any(|directory| directory.path.exists()) {
             group.kill();
             group.remove()?;
         }
-        let made = self.make(parent, &group, limits);
-        if made.is_err() {
-            // The first error counts; what could not be removed is found by `remove_stale`.
-            drop(group.remove());
+        if let Some(unified) = &self.unified {
+            let needed = needed.iter().filter_map(|family| family.v2_name());
+            let wanted: BTreeSet<&str> = V2_CONTROLLERS.into_iter().chain(needed).collect();
+            let wanted: Vec<&str> = wanted
+                .into_iter()
+                .filter(|name| self.v2_controllers.iter().any(|have| have == name))
+                .collect();
+            self.enable_controllers(unified, Path::new(parent), &wanted)?;
         }
-        made.map(|()| group)
+        group.make_limited(self, &limits.resources)?;
+        Ok(group)
     }
 
     /// The group `parent/id`, made by an earlier [`Self::create`].
@@ -107,6 +128,11 @@ impl Cgroups {
     /// # Errors
     /// [`CgroupError::Name`].
     pub fn group(&self, parent: &str, id: &str) -> Result<Cgroup, CgroupError> {
+        self.group_with(parent, id, &[])
+    }
+
+    /// The group in the hierarchies that are always joined, in those for `needed`, and in those where it is already.
+    fn group_with(&self, parent: &str, id: &str, needed: &[Family]) -> Result<Cgroup, CgroupError> {
         check_name(parent)?;
         if id.contains('/') {
             return Err(CgroupError::Name(id.to_owned()));
@@ -114,11 +140,13 @@ impl Cgroups {
         check_name(id)?;
         let mut directories = Vec::new();
         for hierarchy in &self.v1 {
-            if hierarchy.controllers.iter().any(|name| V1_CONTROLLERS.contains(&name.as_str())) {
-                directories.push(Directory {
-                    path: hierarchy.mount.join(parent).join(id),
-                    v1: Some(hierarchy.controllers.clone()),
-                });
+            let path = hierarchy.mount.join(parent).join(id);
+            let has = |name: &str| hierarchy.controllers.iter().any(|one| one == name);
+            if V1_CONTROLLERS.into_iter().any(has)
+                || needed.iter().any(|family| has(family.v1_name()))
+                || path.exists()
+            {
+                directories.push(Directory::v1(path, hierarchy));
             }
         }
         if let Some(unified) = &self.unified {
@@ -180,50 +208,26 @@ impl Cgroups {
         self.v1.iter().map(|hierarchy| &hierarchy.mount).chain(&self.unified)
     }
 
-    fn has(&self, controller: &str) -> bool {
-        self.v1
-            .iter()
-            .flat_map(|hierarchy| &hierarchy.controllers)
-            .chain(&self.v2_controllers)
-            .any(|name| name == controller)
+    /// The v1 hierarchy with this controller.
+    pub(super) fn hierarchy(&self, controller: &str) -> Option<&Hierarchy> {
+        self.v1.iter().find(|hierarchy| hierarchy.controllers.iter().any(|name| name == controller))
     }
 
-    fn make(&self, parent: &str, group: &Cgroup, limits: &Limits) -> Result<(), CgroupError> {
-        if let Some(unified) = &self.unified {
-            self.enable_controllers(unified, parent)?;
-        }
-        for directory in group.directories() {
-            std::fs::create_dir_all(&directory.path).map_err(CgroupError::io("make", &directory.path))?;
-            let writes = match &directory.v1 {
-                Some(controllers) => limits.v1_writes(controllers),
-                None => limits.v2_writes(&self.v2_controllers),
-            };
-            for (file, value) in writes {
-                let path = directory.path.join(file);
-                match write(&path, &value) {
-                    // Swap accounting may be compiled out; without it a memory limit is all that there is.
-                    Err(error) if error.kind() == io::ErrorKind::NotFound && file.contains("sw") => {}
-                    Err(source) => return Err(CgroupError::Limit { path, value, source }),
-                    Ok(()) => {}
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Hands the v2 controllers down from the root to `parent`'s children.
-    fn enable_controllers(&self, unified: &Path, parent: &str) -> Result<(), CgroupError> {
-        let wanted: String = V2_CONTROLLERS
-            .iter()
-            .filter(|name| self.v2_controllers.iter().any(|have| have == *name))
-            .map(|name| format!("+{name} "))
-            .collect();
+    /// Hands the v2 controllers down from the root to the children of the group `parent` (a relative path), which is
+    /// made on the way.
+    pub(super) fn enable_controllers(
+        &self,
+        unified: &Path,
+        parent: &Path,
+        wanted: &[&str],
+    ) -> Result<(), CgroupError> {
+        let wanted: String = wanted.iter().map(|name| format!("+{name} ")).collect();
         let mut path = unified.to_path_buf();
-        let mut components = Path::new(parent).components();
+        let mut components = parent.components();
         loop {
             if !wanted.is_empty() {
                 let control = path.join("cgroup.subtree_control");
-                write(&control, wanted.trim_end())
+                super::write(&control, wanted.trim_end())
                     .map_err(CgroupError::io("enable the controllers in", &control))?;
             }
             let Some(component) = components.next() else { return Ok(()) };
@@ -235,6 +239,13 @@ impl Cgroups {
                 _ => {}
             }
         }
+    }
+}
+
+impl Directory {
+    pub(super) fn v1(path: PathBuf, hierarchy: &Hierarchy) -> Self {
+        let v1 = V1 { mount: hierarchy.mount.clone(), controllers: hierarchy.controllers.clone() };
+        Self { path, v1: Some(v1) }
     }
 }
 
@@ -283,7 +294,8 @@ mod tests {
         let cgroups = Cgroups::from_mountinfo(HYBRID).unwrap();
         assert_eq!(cgroups.unified, Some(PathBuf::from("/sys/fs/cgroup/uni fied")));
         let mounts: Vec<_> = cgroups.v1.iter().map(|one| one.mount.to_str().unwrap()).collect();
-        assert_eq!(mounts, ["/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/memory"]);
+        assert_eq!(mounts, ["/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/memory", "/sys/fs/cgroup/systemd"]);
+        assert_eq!(cgroups.v1[2].controllers, ["name=systemd"]);
         assert!(matches!(
             Cgroups::from_mountinfo("1 2 0:1 / / rw - ext4 x rw"),
             Err(CgroupError::NotMounted)
@@ -307,12 +319,8 @@ mod tests {
             std::fs::create_dir_all(root.path().join(dir)).unwrap();
             std::fs::write(root.path().join(dir).join("cgroup.subtree_control"), "").unwrap();
         }
-        let cgroups = Cgroups {
-            v1: Vec::new(),
-            unified: Some(root.path().to_path_buf()),
-            v2_controllers: ["cpuset", "cpu", "memory", "pids", "io"].map(str::to_owned).to_vec(),
-        };
-        cgroups.enable_controllers(root.path(), "a/b").unwrap();
+        let cgroups = Cgroups::from_mountinfo(HYBRID).unwrap();
+        cgroups.enable_controllers(root.path(), Path::new("a/b"), &["cpu", "memory", "pids"]).unwrap();
         for dir in ["", "a", "a/b"] {
             let text = std::fs::read_to_string(root.path().join(dir).join("cgroup.subtree_control")).unwrap();
             assert_eq!(text, "+cpu +memory +pids", "{dir}");
@@ -322,9 +330,17 @@ mod tests {
     #[test]
     fn a_limit_without_its_controller_is_refused() {
         let root = tempfile::tempdir().unwrap();
-        let cgroups =
-            Cgroups { v1: Vec::new(), unified: Some(root.path().to_path_buf()), v2_controllers: Vec::new() };
-        let limits = Limits { pids: Some(5), ..Limits::default() };
+        let cgroups = Cgroups {
+            v1: Vec::new(),
+            unified: Some(root.path().to_path_buf()),
+            unified_root: PathBuf::from("/"),
+            v2_controllers: Vec::new(),
+        };
+        let mut resources = oci_spec::runtime::LinuxResources::default();
+        let mut pids = oci_spec::runtime::LinuxPids::default();
+        pids.set_limit(5);
+        resources.set_pids(Some(pids));
+        let limits = Limits::from_oci(&resources);
         let error = cgroups.create("p", "x", &limits).unwrap_err();
         assert!(matches!(error, CgroupError::NoController { controller: "pids" }), "{error}");
         assert!(!root.path().join("p").exists());

@@ -1,5 +1,6 @@
 //! One container's control group, in every hierarchy at once.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 
+use super::systemd::Unit;
 use super::{CgroupError, write};
 use crate::sys;
 
@@ -34,23 +36,100 @@ pub struct Usage {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cgroup {
     directories: Vec<Directory>,
+    pub(super) unit: Option<Unit>,
 }
 
 /// The group in one hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Directory {
     pub(super) path: PathBuf,
-    /// The v1 hierarchy's controllers; `None`: the v2 tree.
-    pub(super) v1: Option<Vec<String>>,
+    /// The v1 hierarchy; `None`: the v2 tree.
+    pub(super) v1: Option<V1>,
+}
+
+/// What is to be known of a v1 hierarchy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct V1 {
+    pub(super) mount: PathBuf,
+    pub(super) controllers: Vec<String>,
+}
+
+impl Directory {
+    pub(super) fn has(&self, controller: &str) -> bool {
+        self.v1.as_ref().is_some_and(|v1| v1.controllers.iter().any(|one| one == controller))
+    }
+
+    /// A hierarchy that controls nothing. Who cannot have a group in it can do without.
+    pub(super) fn is_only_a_name(&self) -> bool {
+        self.v1.as_ref().is_some_and(|v1| v1.controllers.iter().all(|one| one.starts_with("name=")))
+    }
 }
 
 impl Cgroup {
     pub(super) fn new(directories: Vec<Directory>) -> Self {
-        Self { directories }
+        Self { directories, unit: None }
     }
 
     pub(super) fn directories(&self) -> &[Directory] {
         &self.directories
+    }
+
+    /// The directory that counts for questions about the whole group: the v2 one, or that of the first controller.
+    pub(super) fn main(&self) -> Option<&Path> {
+        let real =
+            self.directories.iter().find(|directory| directory.v1.is_some() && !directory.is_only_a_name());
+        real.or_else(|| self.directories.first()).map(|directory| directory.path.as_path())
+    }
+
+    /// The group's directory in the hierarchy of a v1 controller.
+    pub(super) fn v1(&self, controller: &str) -> Option<&Path> {
+        self.directories
+            .iter()
+            .find(|directory| directory.has(controller))
+            .map(|directory| directory.path.as_path())
+    }
+
+    /// The group's directories: by controller (`name=…` for a named hierarchy), and by the empty name in the v2 tree.
+    /// For a state file; [`Self::from_paths`] is its inverse.
+    pub fn paths(&self) -> BTreeMap<String, PathBuf> {
+        let mut paths = BTreeMap::new();
+        for directory in &self.directories {
+            match &directory.v1 {
+                None => drop(paths.insert(String::new(), directory.path.clone())),
+                Some(v1) => {
+                    paths.extend(v1.controllers.iter().map(|name| (name.clone(), directory.path.clone())))
+                }
+            }
+        }
+        paths
+    }
+
+    /// The group that has these [`Self::paths`], and the unit of [`Self::unit`] if systemd made it.
+    pub fn from_paths(paths: &BTreeMap<String, PathBuf>, unit: Option<&str>) -> Self {
+        let mut directories: Vec<Directory> = Vec::new();
+        for (name, path) in paths.iter().filter(|(name, _)| !name.is_empty()) {
+            let known = directories.iter_mut().find(|directory| directory.path == *path);
+            match known.and_then(|directory| directory.v1.as_mut()) {
+                Some(v1) => v1.controllers.push(name.clone()),
+                None => directories.push(Directory {
+                    path: path.clone(),
+                    // Where it is mounted matters only for making the group.
+                    v1: Some(V1 { mount: PathBuf::new(), controllers: vec![name.clone()] }),
+                }),
+            }
+        }
+        directories.extend(paths.get("").map(|path| Directory { path: path.clone(), v1: None }));
+        Self { directories, unit: unit.map(Unit::existing) }
+    }
+
+    /// The systemd unit that the group belongs to.
+    pub fn unit(&self) -> Option<&str> {
+        self.unit.as_ref().map(|unit| unit.name.as_str())
+    }
+
+    /// Whether the group is there.
+    pub fn exists(&self) -> bool {
+        self.main().is_some_and(Path::exists)
     }
 
     /// The v2 directory, for `CLONE_INTO_CGROUP`.
@@ -77,17 +156,26 @@ impl Cgroup {
         let mut fds = Vec::new();
         for directory in self.directories.iter().filter(|directory| directory.v1.is_some()) {
             let path = directory.path.join("cgroup.procs");
-            let fd = rustix::fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
-            fds.push(fd.map_err(|errno| CgroupError::io("open", &path)(errno.into()))?);
+            match rustix::fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
+                Err(rustix::io::Errno::NOENT) if directory.is_only_a_name() => {}
+                fd => fds.push(fd.map_err(|errno| CgroupError::io("open", &path)(errno.into()))?),
+            }
         }
         Ok(fds)
     }
 
     /// Processes in the group, as this PID namespace numbers them.
     pub fn processes(&self) -> Vec<i32> {
-        let Some(directory) = self.directories.first() else { return Vec::new() };
-        let text = std::fs::read_to_string(directory.path.join("cgroup.procs")).unwrap_or_default();
-        text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect()
+        self.main().map(processes_in).unwrap_or_default()
+    }
+
+    /// Processes in the group and in the groups below it, in whichever hierarchy.
+    pub fn all_processes(&self) -> Vec<i32> {
+        let mut all = BTreeSet::new();
+        for directory in &self.directories {
+            collect(&directory.path, &mut all);
+        }
+        all.into_iter().collect()
     }
 
     /// Sends `signal` to every process that is in the group now.
@@ -98,28 +186,35 @@ impl Cgroup {
         }
     }
 
-    /// Kills every process in the group, also those being forked. They may take a moment to be gone.
+    /// Kills every process in the group and below it, also those being forked and those that are frozen. They may take
+    /// a moment to be gone.
     pub fn kill(&self) {
         if let Some(unified) = self.unified()
             && write(&unified.join("cgroup.kill"), "1").is_ok()
         {
+            self.let_die();
             return;
         }
         for _ in 0..KILL_ROUNDS {
-            if self.processes().is_empty() {
+            let processes = self.all_processes();
+            if processes.is_empty() {
                 return;
             }
-            self.signal(libc::SIGKILL);
+            for pid in processes {
+                // One that has just ended is no error.
+                let _ = sys::kill(pid, libc::SIGKILL);
+            }
+            self.let_die();
             std::thread::sleep(Duration::from_millis(1));
         }
     }
 
-    /// Removes the group from every hierarchy. What is gone already is fine.
+    /// Removes the group and those below it from every hierarchy, and its systemd unit. What is gone already is fine.
     ///
     /// # Errors
     /// The first directory that stays busy; the others are tried all the same.
     pub fn remove(&self) -> Result<(), CgroupError> {
-        let mut first = Ok(());
+        let mut first = self.unit.as_ref().map_or(Ok(()), Unit::stop);
         for directory in &self.directories {
             let removed = remove_directory(&directory.path);
             first = first.and(removed);
@@ -130,8 +225,9 @@ impl Cgroup {
     /// What the group uses now.
     pub fn usage(&self) -> Usage {
         let mut usage = Usage::default();
-        for Directory { path, v1 } in &self.directories {
-            let has = |name: &str| v1.as_ref().is_some_and(|list| list.iter().any(|one| one == name));
+        for directory in &self.directories {
+            let path = &directory.path;
+            let has = |name: &str| directory.has(name);
             let number =
                 |file: &str| std::fs::read_to_string(path.join(file)).ok()?.trim().parse::<u64>().ok();
             if has("memory") {
@@ -144,7 +240,7 @@ impl Cgroup {
             if has("pids") {
                 usage.pids = number("pids.current");
             }
-            if v1.is_none() {
+            if directory.v1.is_none() {
                 usage.memory = usage.memory.or_else(|| number("memory.current"));
                 usage.oom_kills = usage.oom_kills.or_else(|| keyed(&path.join("memory.events"), "oom_kill"));
                 let micros = || keyed(&path.join("cpu.stat"), "usage_usec");
@@ -155,7 +251,7 @@ impl Cgroup {
         usage
     }
 
-    fn unified(&self) -> Option<&Path> {
+    pub(super) fn unified(&self) -> Option<&Path> {
         self.directories
             .iter()
             .find(|directory| directory.v1.is_none())
@@ -163,14 +259,28 @@ impl Cgroup {
     }
 }
 
+fn processes_in(path: &Path) -> Vec<i32> {
+    let text = std::fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect()
+}
+
+fn collect(path: &Path, all: &mut BTreeSet<i32>) {
+    all.extend(processes_in(path));
+    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            collect(&entry.path(), all);
+        }
+    }
+}
+
 /// The value after `key` in a file of "key value" lines.
-fn keyed(path: &Path, key: &str) -> Option<u64> {
+pub(super) fn keyed(path: &Path, key: &str) -> Option<u64> {
     let text = std::fs::read_to_string(path).ok()?;
     let mut pairs = text.lines().filter_map(|line| line.split_once(' '));
     pairs.find(|pair| pair.0 == key)?.1.trim().parse().ok()
 }
 
-fn remove_directory(path: &Path) -> Result<(), CgroupError> {
+pub(super) fn remove_directory(path: &Path) -> Result<(), CgroupError> {
     for attempt in 0..REMOVE_TRIES {
         match rustix::fs::rmdir(path) {
             Ok(()) | Err(rustix::io::Errno::NOENT) => return Ok(()),

@@ -1,65 +1,41 @@
-//! Control groups: limits on a container's memory, CPU and processes, and the list of what runs in it.
+//! Control groups: limits on a container's memory, CPU, processes, devices and I/O, and the list of what runs in it.
 //!
 //! Which kernel interface is used is decided by what is mounted, never by configuration: version 1 (a directory per
 //! controller), version 2, or hybrid (v1 controllers, with a v2 tree beside them that is used for `cgroup.kill`).
-//! A container's cgroup is `PARENT/ID` in every hierarchy. Nothing outside of `PARENT` is ever touched, save that on v2
-//! the controllers are enabled on the way down to it.
+//!
+//! There are two ways to a group. The keeper's containers are in `PARENT/ID` ([`Cgroups::create`]), in as few v1
+//! hierarchies as their limits need. The OCI command line has them where `linux.cgroupsPath` says
+//! ([`Cgroups::place`], [`Cgroup::make`]), in every hierarchy that is mounted, as runc does. Nothing outside of a
+//! group is touched, save that its parents are made, and on v2 the controllers are enabled on the way down to it.
+//!
+//! - `resources`: what a spec's limits mean in each interface's files; `devices`: its device rules. Pure, but for bpf(2).
+//! - `create`: makes and changes groups; `freeze`, `oom`, `stats`: what is done to them and read from them later.
+//! - `systemd`: the driver that has systemd make the group.
 
+mod create;
 mod detect;
+mod devices;
+mod error;
+mod freeze;
 mod group;
 mod limits;
+mod oom;
+mod place;
+mod resources;
+mod stats;
+mod systemd;
 
 pub use self::detect::Cgroups;
+pub use self::error::CgroupError;
 pub use self::group::{Cgroup, Usage};
 pub use self::limits::Limits;
+pub use self::oom::{OomEvent, OomEvents};
+pub use self::place::Driver;
+pub use self::stats::*;
+pub use self::systemd::SystemdUnit;
 
 use std::io;
-use std::path::{Path, PathBuf};
-
-/// Why a cgroup operation failed.
-#[derive(Debug, thiserror::Error)]
-pub enum CgroupError {
-    /// No cgroup filesystem is mounted.
-    #[error("no cgroup filesystem is mounted (see /proc/self/mountinfo)")]
-    NotMounted,
-    /// A parent or ID that would lead out of its place.
-    #[error("{0:?} is not a cgroup name")]
-    Name(String),
-    /// A limit was asked for whose controller this host lacks.
-    #[error("this host has no {controller} cgroup controller, which the container's limits need")]
-    NoController {
-        /// The controller.
-        controller: &'static str,
-    },
-    /// A file or directory of the cgroup filesystem refused.
-    #[error("cannot {action} {}: {source}", path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
-    /// A limit was refused by the kernel.
-    #[error("cannot set {} to {value:?}: {source}", path.display())]
-    Limit {
-        /// The file.
-        path: PathBuf,
-        /// What was written.
-        value: String,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
-}
-
-impl CgroupError {
-    fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io { action, path: path.to_path_buf(), source }
-    }
-}
+use std::path::Path;
 
 /// Writes one value to a file that exists.
 fn write(path: &Path, value: &str) -> io::Result<()> {
