@@ -10,7 +10,7 @@ const HOOKS: [&str; 6] =
     ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
 
 /// Namespace types.
-const NAMESPACES: [&str; 6] = ["cgroup", "ipc", "mount", "network", "pid", "uts"];
+const NAMESPACES: [&str; 8] = ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"];
 
 /// Mount options that are not the filesystem's own.
 const MOUNT_OPTIONS: [&str; 31] = [
@@ -119,7 +119,7 @@ pub fn features() -> Features {
         linux: Linux {
             namespaces: &NAMESPACES,
             capabilities,
-            cgroup: Cgroup { v1: true, v2: true, systemd: false, systemd_user: false, rdma: false },
+            cgroup: Cgroup { v1: true, v2: true, systemd: false, systemd_user: false, rdma: true },
             seccomp: Machine::native().ok().map(|machine| Seccomp {
                 enabled: true,
                 actions: &seccomp::features::ACTIONS,

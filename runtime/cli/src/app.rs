@@ -58,6 +58,11 @@ pub(crate) fn run(words: &[String]) -> ExitCode {
     };
     let command = COMMANDS.iter().find(|command| command.name == name);
     let parsed = command.map(|command| flags::parse(command.flags, command.order, rest));
+    // Containers are made from this process, and could write to its program's file through procfs (CVE-2019-5736).
+    let sealed = match name {
+        "create" | "run" | "exec" => skep_runtime::selfexe::seal().map(drop),
+        _ => Ok(()),
+    };
     // Before the log is opened: see there.
     let wishes = match &parsed {
         Some(Ok(parsed)) => Some(crate::sockets::Wishes::read(parsed, name != "exec")),
@@ -82,7 +87,8 @@ pub(crate) fn run(words: &[String]) -> ExitCode {
         context.log.fatal(&text);
         return ExitCode::FAILURE;
     }
-    let done = wishes.and_then(|wishes| carry_out(&context, command, parsed, wishes));
+    let sealed = sealed.map_err(|error| Failure::Refused(error.to_string()));
+    let done = sealed.and(wishes).and_then(|wishes| carry_out(&context, command, parsed, wishes));
     match done {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {

@@ -10,7 +10,6 @@
 
 use std::path::Path;
 
-use skep_runtime::cgroup::Cgroup;
 use skep_runtime::container::{self, Container, CreateOptions, Gate};
 use skep_runtime::process::{self, Process};
 use skep_runtime::spec::oci::Spec;
@@ -53,18 +52,19 @@ pub(crate) fn create(
     let detach = action == Action::Create || words.switch("detach");
     let terminal = spec.process().as_ref().and_then(|process| process.terminal()) == Some(true);
     let cgroups_path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().clone());
-    let place = Groups::place(cgroups_path.as_deref(), id, context.systemd)?;
+    let groups = Groups::place(cgroups_path.as_deref(), id, context.systemd)?;
     announce_sockets(&mut spec, wishes.listen);
 
+    let place = groups.noted();
     let (slot, left) = context.store.claim(id)?;
     if let Some(left) = left {
         // A command that was killed began it.
         if let Some(place) = &left.cgroup {
-            Groups::remove(place)?;
+            place.remove()?;
         }
     }
     // Before the group stands in the record: a record's group is the container's to remove.
-    if let Err(failure) = Groups::check_free(&place) {
+    if let Err(failure) = place.check_free() {
         slot.remove()?;
         return Err(failure);
     }
@@ -84,9 +84,8 @@ pub(crate) fn create(
     slot.write(&record)?;
     let made = wishes.check_terminal(detach, terminal).and_then(|()| {
         slot.keep_spec(&spec)?;
-        let groups = Groups::detect()?;
         let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-        let group = record.cgroup.as_ref().map(|place| groups.make(place, resources)).transpose()?;
+        groups.make(resources)?;
         let offer = if terminal && !detach { Some(Offer::new()?) } else { None };
         let (offer, console) = match (offer, &wishes.console) {
             (Some((offer, socket)), _) => (Some(offer), Some(socket)),
@@ -107,7 +106,7 @@ pub(crate) fn create(
             console,
             preserve_fds: wishes.preserve,
             gate: gate(action, slot.path()),
-            cgroup: group.as_ref().map(|group: &Cgroup| (groups.host(), group)),
+            cgroup: Some((&groups.host, &groups.group)),
         })?;
         Ok((container, offer))
     });

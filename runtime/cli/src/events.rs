@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::app::Context;
 use crate::error::Failure;
 use crate::flags::Words;
-use crate::groups::{Groups, Place};
+use crate::groups::Place;
 use crate::record::Status;
 use crate::show::print;
 
@@ -43,7 +43,7 @@ fn alive(status: Status) -> bool {
 
 /// Prints the statistics of now.
 pub(crate) fn statistics(id: &str, place: &Place) -> Result<(), Failure> {
-    let line = json!({ "type": "stats", "id": id, "data": Groups::statistics(place)? });
+    let line = json!({ "type": "stats", "id": id, "data": place.statistics()? });
     print(&format!("{line}\n"))
 }
 

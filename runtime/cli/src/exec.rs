@@ -11,7 +11,6 @@ use crate::bundle::check_process;
 use crate::create::opened;
 use crate::error::Failure;
 use crate::flags::Words;
-use crate::groups::Groups;
 use crate::record::Status;
 use crate::sockets::{self, Wishes};
 use crate::store::kept_spec;
@@ -40,8 +39,7 @@ pub(crate) fn exec(context: &Context, words: &Words, wishes: &Wishes) -> Result<
     let terminal = process.terminal() == Some(true);
     wishes.check_terminal(detach, terminal)?;
     let sub: Vec<_> = words.list("cgroup").collect();
-    let groups = Groups::detect()?;
-    let group = record.cgroup.as_ref().map(|place| groups.within(place, &sub)).transpose()?;
+    let group = record.cgroup.as_ref().map(|place| place.within(&sub)).transpose()?;
     let offer = if terminal && !detach { Some(Offer::new()?) } else { None };
     let (offer, console) = match (offer, &wishes.console) {
         (Some((offer, socket)), _) => (Some(offer), Some(socket)),

@@ -9,9 +9,8 @@ use skep_runtime::spec::oci::Spec;
 use crate::app::Context;
 use crate::error::Failure;
 use crate::flags::Words;
-use crate::groups::Groups;
 use crate::hooks;
-use crate::record::{Record, Status};
+use crate::record::{Init, Record, Status};
 use crate::signals;
 use crate::store::{Slot, kept_spec};
 
@@ -29,13 +28,12 @@ pub(crate) fn start(context: &Context, id: &str) -> Result<(), Failure> {
         Status::Running => return refuse("cannot start an already running container".to_owned()),
         status => return refuse(format!("cannot start a container in the {} state", status.name())),
     }
-    Gate::pass(slot.path(), &record.command)?;
+    let init = record.init.and_then(Init::open).ok_or(Failure::NotRunning)?;
+    Gate::pass(slot.path(), &record.command, init.pidfd())?;
     let spec = kept_spec(slot.path())?;
     hooks::poststart(&spec, &record).inspect_err(|_| {
-        if let Some(init) = record.init.and_then(|init| init.open()) {
-            // The failed hook is the word to pass on.
-            drop(init.signal(libc::SIGKILL));
-        }
+        // The failed hook is the word to pass on.
+        drop(init.signal(libc::SIGKILL));
     })
 }
 
@@ -54,21 +52,21 @@ fn signal_container(record: &Record, signal: i32, all: bool) -> Result<(), Failu
     if all || (kills && !record.own_pids) {
         // Without a PID namespace of its own the others would outlive the init.
         if let Some(place) = &record.cgroup {
-            Groups::detect()?.group(place)?.signal(signal);
+            place.signal(signal);
         }
-        if all && record.init.and_then(|init| init.open()).is_none() {
+        if all && record.init.and_then(Init::open).is_none() {
             return Ok(());
         }
     }
-    let init = record.init.and_then(|init| init.open()).ok_or(Failure::NotRunning)?;
+    let init = record.init.and_then(Init::open).ok_or(Failure::NotRunning)?;
     match init.signal(signal) {
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Err(Failure::NotRunning),
         sent => sent.map_err(Failure::Signal)?,
     }
     if kills && let Some(place) = &record.cgroup {
         // On v1 a frozen process dies only once it is thawed.
-        if Groups::frozen(place) {
-            Groups::thaw(place)?;
+        if place.is_frozen() {
+            place.thaw()?;
         }
     }
     Ok(())
@@ -97,7 +95,7 @@ pub(crate) fn delete(context: &Context, id: &str, force: bool) -> Result<(), Fai
 
 /// Kills the init, and waits for its end.
 fn end(record: &Record) -> Result<(), Failure> {
-    let Some(init) = record.init.and_then(|init| init.open()) else { return Ok(()) };
+    let Some(init) = record.init.and_then(Init::open) else { return Ok(()) };
     match signal_container(record, libc::SIGKILL, false) {
         Ok(()) | Err(Failure::NotRunning) => {}
         Err(failure) => return Err(failure),
@@ -119,7 +117,7 @@ pub(crate) fn destroy(
     spec: Option<&Spec>,
 ) -> Result<(), Failure> {
     if let Some(place) = &record.cgroup {
-        Groups::remove(place)?;
+        place.remove()?;
     }
     slot.remove()?;
     if let Some(spec) = spec.filter(|_| record.init.is_some()) {
@@ -135,7 +133,7 @@ pub(crate) fn pause(context: &Context, id: &str) -> Result<(), Failure> {
     let slot = context.store.lock(id)?;
     let record = slot.read()?.ok_or(Failure::NoContainer)?;
     match (record.status(slot.path()), &record.cgroup) {
-        (Status::Running | Status::Created, Some(place)) => Groups::freeze(place),
+        (Status::Running | Status::Created, Some(place)) => place.freeze(),
         _ => Err(Failure::NotRunning),
     }
 }
@@ -145,7 +143,7 @@ pub(crate) fn resume(context: &Context, id: &str) -> Result<(), Failure> {
     let slot = context.store.lock(id)?;
     let record = slot.read()?.ok_or(Failure::NoContainer)?;
     match (record.status(slot.path()), &record.cgroup) {
-        (Status::Paused, Some(place)) => Groups::thaw(place),
+        (Status::Paused, Some(place)) => place.thaw(),
         _ => Err(Failure::NotPaused),
     }
 }

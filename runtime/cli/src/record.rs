@@ -8,7 +8,7 @@ use skep_runtime::container::Gate;
 use skep_runtime::process;
 use skep_runtime::spec::oci::{ContainerState, Spec, State};
 
-use crate::groups::{Groups, Place};
+use crate::groups::Place;
 
 /// A container, as kept in its directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,7 +80,7 @@ impl Record {
         let Some(init) = self.init else { return Status::Creating };
         if init.open().is_none() {
             Status::Stopped
-        } else if self.cgroup.as_ref().is_some_and(Groups::frozen) {
+        } else if self.cgroup.as_ref().is_some_and(Place::is_frozen) {
             Status::Paused
         } else if Gate::is_closed(directory) {
             Status::Created

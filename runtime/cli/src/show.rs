@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::app::Context;
 use crate::error::Failure;
 use crate::flags::Words;
-use crate::groups::Groups;
+use crate::groups::Place;
 use crate::record::Document;
 
 /// Narrowest column of a table, its gap included (runc's).
@@ -106,7 +106,7 @@ fn table<'a>(documents: &[Document<'_>], ids: impl Iterator<Item = &'a str>) -> 
 pub(crate) fn ps(context: &Context, words: &Words) -> Result<(), Failure> {
     let id = words.arguments.first().map_or("", String::as_str);
     let record = context.store.load(id)?;
-    let pids = record.cgroup.as_ref().map(Groups::pids).transpose()?.unwrap_or_default();
+    let pids = record.cgroup.as_ref().map(Place::pids).unwrap_or_default();
     match words.value("format").unwrap_or("table") {
         "table" => {}
         "json" => {

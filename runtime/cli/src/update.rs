@@ -9,7 +9,6 @@ use skep_runtime::spec::oci::LinuxResources;
 use crate::app::Context;
 use crate::error::Failure;
 use crate::flags::Words;
-use crate::groups::Groups;
 use crate::log::Level;
 use crate::record::Status;
 
@@ -54,7 +53,7 @@ pub(crate) fn update(context: &Context, words: &Words) -> Result<(), Failure> {
     let resources = resources(value)?;
     match (record.status(slot.path()), &record.cgroup) {
         (Status::Stopped | Status::Creating, _) | (_, None) => Err(Failure::NotRunning),
-        (_, Some(place)) => Groups::update(place, &resources),
+        (_, Some(place)) => place.update(&resources),
     }
 }
 

@@ -34,7 +34,8 @@ fn run_tests(args: &[String]) -> ExitCode {
     }
     assert!(rustix::process::geteuid().is_root(), "these tests make containers and need root");
     let filters: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
-    let chosen = |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));
+    let chosen =
+        |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));
     let mut failed = Vec::new();
     for (name, case) in cases::CASES.iter().filter(|case| chosen(case.0)) {
         let result = std::panic::catch_unwind(AssertUnwindSafe(case));

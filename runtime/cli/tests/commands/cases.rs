@@ -10,6 +10,9 @@ use super::house::{House, wait};
 
 type Case = (&'static str, fn());
 
+/// What is done to a specification.
+type Change = fn(&mut serde_json::Value);
+
 pub(crate) const CASES: &[Case] = &[
     ("a_container_lives_from_create_to_delete", a_container_lives_from_create_to_delete),
     ("run_returns_the_programs_code_and_output", run_returns_the_programs_code_and_output),
@@ -49,7 +52,12 @@ fn a_container_lives_from_create_to_delete() {
     assert_eq!(house.run(&["start", "one"]).code, 0);
     assert_eq!(house.status("one"), "running");
     assert!(house.run(&["start", "one"]).err.contains("cannot start an already running container"));
-    assert!(house.run(&["delete", "one"]).err.contains("cannot delete container one that is not stopped: running"));
+    assert!(
+        house
+            .run(&["delete", "one"])
+            .err
+            .contains("cannot delete container one that is not stopped: running")
+    );
     assert_eq!(house.run(&["ps", "-f", "json", "one"]).out, format!("[{pid}]\n"));
     let listed = house.run(&["list", "-f", "json"]).json();
     assert_eq!((&listed[0]["id"], &listed[0]["status"]), (&"one".into(), &"running".into()));
@@ -173,11 +181,14 @@ fn broken_bundles_leave_nothing() {
     let house = House::new();
     house.probe(&["exit", "0"]);
     let good = std::fs::read(house.bundle().join("config.json")).unwrap();
-    let changes: [(fn(&mut serde_json::Value), &str); 6] = [
+    let changes: [(Change, &str); 6] = [
         (|config| config["root"]["path"] = "nope".into(), "invalid rootfs: stat"),
         (|config| config["process"]["args"] = serde_json::json!([]), "args must not be empty"),
         (|config| config["process"]["cwd"] = "rel".into(), "Cwd must be an absolute path"),
-        (|config| drop(config.as_object_mut().unwrap().remove("process")), "process property must not be empty"),
+        (
+            |config| drop(config.as_object_mut().unwrap().remove("process")),
+            "process property must not be empty",
+        ),
         (|config| config["process"]["args"] = vec!["/nope"].into(), "stat /nope: no such file or directory"),
         (|config| config["process"]["terminal"] = true.into(), "cannot allocate tty if runc will detach"),
     ];
@@ -236,7 +247,8 @@ fn of_two_creates_of_one_id_one_wins() {
     let house = House::new();
     house.probe(&["sleep"]);
     for _ in 0..10 {
-        let start = || house.command(&["create", "one"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let start =
+            || house.command(&["create", "one"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let children = [start(), start(), start()];
         let codes = children.map(|mut child| child.wait().unwrap().code().unwrap());
         let mut sorted = codes;
@@ -257,7 +269,7 @@ fn a_killed_create_leaves_what_others_can_clear() {
         let mut child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         // The moment is what is varied; nothing is hoped for from the time that passes.
         std::thread::sleep(std::time::Duration::from_micros(round * 250));
-        drop(kill_process(Pid::from_child(&child), Signal::KILL));
+        let _ = kill_process(Pid::from_child(&child), Signal::KILL);
         let whole = child.wait().unwrap().success();
         if round % 2 == 0 || whole {
             let deleted = house.run(&["delete", "--force", "one"]);
