@@ -113,7 +113,17 @@ impl Builder<'_> {
             if hierarchy.controllers.iter().any(|name| name == "cpuset") {
                 continue;
             }
-            own.data = hierarchy.controllers.iter().map(|name| (name.clone(), None)).collect();
+            own.data = Vec::new();
+            for name in &hierarchy.controllers {
+                match name.split_once('=') {
+                    // A hierarchy without controllers goes by its name.
+                    Some((key, value)) => {
+                        own.data.push(("none".to_owned(), None));
+                        own.data.push((key.to_owned(), Some(value.to_owned())));
+                    }
+                    None => own.data.push((name.clone(), None)),
+                }
+            }
             let name = hierarchy.mount.file_name().unwrap_or_default();
             self.filesystem(&at.join(name), "cgroup", &own, true)?;
         }
