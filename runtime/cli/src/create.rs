@@ -79,6 +79,7 @@ pub(crate) fn create(
         command: command(&spec),
         own_pids: has_own_pids(&spec),
         cgroup: Some(place),
+        creator: Some(Init::own()),
         init: None,
     };
     slot.write(&record)?;

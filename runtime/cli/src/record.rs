@@ -25,6 +25,8 @@ pub(crate) struct Record {
     /// Whether its processes end with its init.
     pub(crate) own_pids: bool,
     pub(crate) cgroup: Option<Place>,
+    /// The command that creates it.
+    pub(crate) creator: Option<Init>,
     /// `None` while it is created.
     pub(crate) init: Option<Init>,
 }
@@ -75,6 +77,11 @@ pub(crate) struct Document<'a> {
 }
 
 impl Record {
+    /// Whether the command that began it ended before it was done.
+    pub(crate) fn is_left_over(&self) -> bool {
+        self.init.is_none() && self.creator.and_then(Init::open).is_none()
+    }
+
     /// What the container does now.
     pub(crate) fn status(&self, directory: &Path) -> Status {
         let Some(init) = self.init else { return Status::Creating };
@@ -120,6 +127,12 @@ impl Record {
 }
 
 impl Init {
+    /// This process.
+    pub(crate) fn own() -> Self {
+        let pid = std::process::id() as i32;
+        Self { pid, start_time: process::start_time(pid).unwrap_or_default() }
+    }
+
     /// The process, unless it has ended.
     pub(crate) fn open(self) -> Option<process::Process> {
         process::Process::open(self.pid, self.start_time)

@@ -82,7 +82,15 @@ impl Store {
                 }
                 _ => {}
             }
-            match lock(&path, FlockOperation::NonBlockingLockExclusive) {
+            let mut locked = lock(&path, FlockOperation::NonBlockingLockExclusive);
+            if locked.as_ref().is_err_and(|errno| *errno == Errno::WOULDBLOCK)
+                && read(&path)?.is_some_and(|record| record.is_left_over())
+            {
+                // The lock of a killed command is its child's for a moment more, until that finds itself alone.
+                locked = lock(&path, FlockOperation::LockExclusive);
+            }
+            match locked {
+                Err(Errno::NOENT) => {}
                 // Another command is at work on it.
                 Err(Errno::WOULDBLOCK) => return Err(Failure::Exists),
                 Err(errno) => return Err(Failure::path("lock", &path)(errno.into())),
