@@ -174,8 +174,11 @@ fn launch(
     let (filter, hook_files) = (plan.filter.take(), plan.hook_files.take());
     // With it go this process's copies of the child's ends, so that the child's death ends the pipe.
     drop(plan);
+    // Both write to one pipe: the init's first word may overtake the one that tells of it. It waits for an answer then.
+    let mut early = None;
     let outcome = loop {
-        let message = match container.next_message() {
+        let kept = if between { None } else { early.take() };
+        let message = match kept.map_or_else(|| container.next_message(), |message| Ok(Some(message))) {
             Ok(Some(message)) => message,
             Ok(None) => break Err(CreateError::Died),
             Err(source) => break Err(CreateError::Silent { source }),
@@ -184,6 +187,10 @@ fn launch(
             Message::Entered { pid } if between => {
                 between = false;
                 container.become_sibling(pid)
+            }
+            Message::Maps | Message::Hooks | Message::Ready { .. } if between => {
+                early = Some(message);
+                Ok(())
             }
             Message::Maps => outside.write(container.pid).and_then(|()| container.go_on()),
             Message::Hooks => {
