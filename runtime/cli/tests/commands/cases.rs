@@ -29,6 +29,7 @@ pub(crate) const CASES: &[Case] = &[
     ("delete_force_clears_what_has_no_record", delete_force_clears_what_has_no_record),
     ("a_cgroup_of_somebody_elses_is_refused", a_cgroup_of_somebody_elses_is_refused),
     ("documents_are_json", documents_are_json),
+    ("exec_pause_and_limits", exec_pause_and_limits),
 ];
 
 fn a_container_lives_from_create_to_delete() {
@@ -318,5 +319,38 @@ fn documents_are_json() {
     assert!(exists.err.contains("File config.json exists. Remove it first"));
     std::fs::create_dir(house.path("root")).unwrap();
     assert_eq!(house.run(&["list", "-f", "json"]).out, "null\n");
+    house.close();
+}
+
+fn exec_pause_and_limits() {
+    let house = House::new();
+    house.probe(&["sleep"]);
+    house.change(|config| {
+        // In a directory that no one else makes.
+        let device =
+            serde_json::json!({ "path": "/dev/deep/down/null", "type": "c", "major": 1, "minor": 3 });
+        config["linux"]["devices"] = serde_json::json!([device]);
+    });
+    assert_eq!(house.run(&["run", "-d", "one"]).code, 0);
+    let exec = house.run(&["exec", "one", "/probe", "exit", "9"]);
+    assert_eq!(exec.code, 9, "{}", exec.err);
+    let device = house.run(&["exec", "one", "/probe", "read-fd", "../../../dev/deep/down/null"]);
+    assert_eq!((device.code, device.out.as_str()), (0, ""), "{}", device.err);
+    let missing = house.run(&["exec", "one", "nosuch"]);
+    assert_eq!(missing.code, 255);
+    assert!(missing.err.contains("executable file not found in $PATH"), "{}", missing.err);
+    assert_eq!(house.run(&["pause", "one"]).code, 0);
+    assert_eq!(house.status("one"), "paused");
+    assert!(house.run(&["exec", "one", "/probe"]).err.contains("cannot exec in a paused container"));
+    assert!(house.run(&["pause", "one"]).err.contains("container not running"));
+    assert_eq!(house.run(&["resume", "one"]).code, 0);
+    assert!(house.run(&["resume", "one"]).err.contains("container not paused"));
+    let update = house.run(&["update", "--pids-limit", "77", "one"]);
+    assert_eq!(update.code, 0, "{}", update.err);
+    let stats = house.run(&["events", "--stats", "one"]).json();
+    assert_eq!((&stats["type"], &stats["data"]["pids"]["limit"]), (&"stats".into(), &77.into()));
+    // A frozen one dies as well.
+    assert_eq!(house.run(&["pause", "one"]).code, 0);
+    assert_eq!(house.run(&["delete", "--force", "one"]).code, 0);
     house.close();
 }

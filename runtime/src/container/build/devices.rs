@@ -45,6 +45,10 @@ impl Builder<'_> {
             let number = |number: i64| {
                 u32::try_from(number).map_err(|_| CreateError::Invalid(format!("device number {number}")))
             };
+            let parent = target(device.path().parent().unwrap_or_else(|| Path::new("/")), false, false)?;
+            if !parent.prefixes.is_empty() {
+                self.steps.push(Step::Directory(parent, Uid::ROOT, Gid::ROOT));
+            }
             self.steps.push(Step::Device {
                 target: target(device.path(), true, false)?,
                 kind,
