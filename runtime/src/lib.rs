@@ -7,6 +7,7 @@
 //! - [`container`]: the library: bundle in, blocked init out; start, signal, wait.
 //! - [`features`]: what of the spec this runtime knows, and what of it the kernel has.
 //! - [`cgroup`]: limits on cgroup v1, hybrid and v2, chosen by what is mounted.
+//! - [`process`]: processes that are not one's children, safe from numbers that are used again.
 //! - [`selfexe`]: the runtime's own program, out of the containers' reach.
 //! - [`keeper`]: the process that outlives its clients and is the parent of every container, and the client for it.
 
@@ -14,6 +15,7 @@ pub mod cgroup;
 pub mod container;
 pub mod features;
 pub mod keeper;
+pub mod process;
 pub mod seccomp;
 pub mod selfexe;
 pub mod spec;

@@ -179,6 +179,7 @@ fn launch(
     };
     let steps = plan.describe();
     let mut between = plan.entry.is_some();
+    let first_of_entry = (plan.steps.len() + plan.last.len()) as u32;
     let named = plan.told.is_some();
     let outside = std::mem::take(&mut plan.outside);
     let (filter, hook_files) = (plan.filter.take(), plan.hook_files.take());
@@ -186,12 +187,15 @@ fn launch(
         Belongings { net_devices: plan.net_devices.take(), resctrl: plan.resctrl.take(), joined: None };
     // With it go this process's copies of the child's ends, so that the child's death ends the pipe.
     drop(plan);
+    // Both write to one pipe: the init's first words may overtake the one that tells of it.
+    let mut early = None;
     let mut given = if between { Ok(()) } else { belongings.give(container.pid) };
     let outcome = loop {
         if let Err(error) = given {
             break Err(error);
         }
-        let message = match container.next_message() {
+        let kept = if between { None } else { early.take() };
+        let message = match kept.map_or_else(|| container.next_message(), |message| Ok(Some(message))) {
             Ok(Some(message)) => message,
             Ok(None) => break Err(CreateError::Died),
             Err(source) => break Err(CreateError::Silent { source }),
@@ -200,6 +204,14 @@ fn launch(
             Message::Entered { pid } if between => {
                 between = false;
                 container.become_sibling(pid).and_then(|()| belongings.give(pid))
+            }
+            // What the process in between fails with is the end, all else is the init's.
+            Message::Failed { step, .. } if between && step >= first_of_entry => {
+                Err(container.failure(&steps, message))
+            }
+            message if between && early.is_none() => {
+                early = Some(message);
+                Ok(())
             }
             Message::Maps => outside.write(container.pid).and_then(|()| container.go_on()),
             Message::Hooks => {

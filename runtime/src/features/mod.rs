@@ -1,6 +1,10 @@
 //! What of the OCI runtime spec this runtime knows, as its `features` document lists it (features-linux.md), and what of
 //! it the running kernel has.
 
+mod document;
+
+pub use self::document::{Features, features};
+
 use std::path::{Path, PathBuf};
 
 use rustix::fs::statfs;

@@ -1,0 +1,76 @@
+//! A bundle: the specification, checked as far as runc checks it before there is a container.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use skep_runtime::container::Rootfs;
+use skep_runtime::spec::oci::{Process, Spec};
+use skep_runtime::spec::{BundleError, read_bundle};
+
+use crate::error::Failure;
+
+/// Goes into the bundle's directory, and reads it.
+pub(crate) fn enter(directory: Option<&str>) -> Result<(PathBuf, Spec), Failure> {
+    if let Some(directory) = directory {
+        std::env::set_current_dir(directory).map_err(Failure::path("chdir", Path::new(directory)))?;
+    }
+    let bundle = std::env::current_dir().map_err(Failure::system("getwd"))?;
+    let spec = read_bundle(&bundle).map_err(|error| match error {
+        BundleError::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => Failure::NoConfig,
+        BundleError::Read { path, source } => Failure::Path { action: "open", path, source },
+        BundleError::Syntax { source, .. } => Failure::Json { what: "config.json".to_owned(), source },
+        other => Failure::Refused(other.to_string()),
+    })?;
+    check_process(spec.process().as_ref())?;
+    Ok((bundle, spec))
+}
+
+/// What a process has to have.
+pub(crate) fn check_process(process: Option<&Process>) -> Result<(), Failure> {
+    let refuse = |text: &str| Err(Failure::Refused(text.to_owned()));
+    let Some(process) = process else { return refuse("process property must not be empty") };
+    if process.cwd().as_os_str().is_empty() {
+        return refuse("Cwd property must not be empty");
+    }
+    if !process.cwd().is_absolute() {
+        return refuse("Cwd must be an absolute path");
+    }
+    if process.args().as_ref().is_none_or(Vec::is_empty) {
+        return refuse("args must not be empty");
+    }
+    Ok(())
+}
+
+/// The root filesystem's directory.
+pub(crate) fn rootfs(bundle: &Path, spec: &Spec) -> Result<(PathBuf, Rootfs), Failure> {
+    let root = spec.root().as_ref().ok_or_else(|| Failure::Refused("root must be specified".to_owned()))?;
+    let path = clean(&bundle.join(root.path()));
+    if let Err(source) = std::fs::metadata(&path) {
+        return Err(Failure::Rootfs { path, source });
+    }
+    Ok((path.clone(), Rootfs::Directory(path)))
+}
+
+/// Without `.`, `..` and doubled slashes, as text.
+fn clean(path: &Path) -> PathBuf {
+    let mut clean = PathBuf::from("/");
+    for component in path.components() {
+        match component {
+            std::path::Component::Normal(name) => clean.push(name),
+            std::path::Component::ParentDir => drop(clean.pop()),
+            _ => {}
+        }
+    }
+    clean
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_cleaned_as_text() {
+        assert_eq!(clean(Path::new("/b/./c/../rootfs//")), Path::new("/b/rootfs"));
+        assert_eq!(clean(Path::new("/..")), Path::new("/"));
+    }
+}

@@ -1,0 +1,231 @@
+//! `create` and `run`.
+//!
+//! ```text
+//!   claim the ID -> record: creating -> cgroup -> init at the gate -> record: created -> create: done
+//!        |                                 |            |                     |
+//!        | left over: its cgroup goes      v            v                     +--> run: start -> attend -> delete
+//!        v                                 undone: init, cgroup, directory
+//!   as if it had never been
+//! ```
+
+use std::path::Path;
+
+use skep_runtime::container::{self, Container, CreateOptions, Gate};
+use skep_runtime::process::{self, Process};
+use skep_runtime::spec::oci::Spec;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::app::Context;
+use crate::attend::{Signals, attend};
+use crate::bundle;
+use crate::error::Failure;
+use crate::flags::Words;
+use crate::groups::Groups;
+use crate::hooks;
+use crate::lifecycle::destroy;
+use crate::record::{Init, Record, has_own_pids};
+use crate::sockets::{self, Wishes};
+use crate::store::Slot;
+use crate::terminal::Offer;
+
+/// Which command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    Create,
+    Run,
+}
+
+/// Makes a container, and runs it. Returns the exit code.
+pub(crate) fn create(
+    context: &Context,
+    words: &Words,
+    wishes: Wishes,
+    action: Action,
+) -> Result<u8, Failure> {
+    let (bundle, mut spec) = bundle::enter(words.text("bundle"))?;
+    let id = words.arguments.first().map_or("", String::as_str);
+    let (rootfs, root) = bundle::rootfs(&bundle, &spec)?;
+    let detach = action == Action::Create || words.switch("detach");
+    let terminal = spec.process().as_ref().and_then(|process| process.terminal()) == Some(true);
+    let cgroups_path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().clone());
+    let groups = Groups::place(cgroups_path.as_deref(), id, context.systemd)?;
+    announce_sockets(&mut spec, wishes.listen);
+
+    let place = groups.noted();
+    let (slot, left) = context.store.claim(id)?;
+    if let Some(left) = left {
+        // A command that was killed began it.
+        if let Some(place) = &left.cgroup {
+            place.remove()?;
+        }
+    }
+    // Before the group stands in the record: a record's group is the container's to remove.
+    if let Err(failure) = place.check_free() {
+        slot.remove()?;
+        return Err(failure);
+    }
+    slot.empty()?;
+    let mut record = Record {
+        id: id.to_owned(),
+        oci_version: spec.version().clone(),
+        bundle: bundle.clone(),
+        rootfs,
+        created: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
+        annotations: spec.annotations().clone().unwrap_or_default(),
+        command: command(&spec),
+        own_pids: has_own_pids(&spec),
+        cgroup: Some(place),
+        creator: Some(Init::own()),
+        init: None,
+    };
+    slot.write(&record)?;
+    let made = wishes.check_terminal(detach, terminal).and_then(|()| {
+        slot.keep_spec(&spec)?;
+        let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+        groups.make(resources)?;
+        let offer = if terminal && !detach { Some(Offer::new()?) } else { None };
+        let (offer, console) = match (offer, &wishes.console) {
+            (Some((offer, socket)), _) => (Some(offer), Some(socket)),
+            (None, Some(path)) => (None, Some(sockets::connect(path)?)),
+            (None, None) => (None, None),
+        };
+        if !detach && !words.switch("no-subreaper") {
+            rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))
+                .map_err(Failure::system("prctl"))?;
+        }
+        let container = container::create(CreateOptions {
+            id,
+            bundle: &bundle,
+            spec: &spec,
+            rootfs: &root,
+            netns: None,
+            stdio: sockets::own_stdio()?,
+            console,
+            no_pivot: words.switch("no-pivot"),
+            preserve_fds: wishes.preserve,
+            no_new_keyring: words.switch("no-new-keyring"),
+            gate: gate(action, slot.path()),
+            cgroup: Some((&groups.host, &groups.group)),
+        })?;
+        Ok((container, offer))
+    });
+    let (mut container, offer) = match made {
+        Ok(made) => made,
+        Err(failure) => {
+            give_up(context, slot, &record, &spec);
+            return Err(failure);
+        }
+    };
+    let told = note(&container, &mut record, &slot, &wishes);
+    if action == Action::Create {
+        return match told {
+            Ok(()) => Ok(0),
+            Err(failure) => {
+                end(&container);
+                give_up(context, slot, &record, &spec);
+                Err(failure)
+            }
+        };
+    }
+    let ran = told.and_then(|()| run(&mut container, offer, &spec, &record, slot, detach));
+    match ran {
+        Ok(None) => Ok(0),
+        Ok(Some(code)) => {
+            if !words.switch("keep") {
+                finish(context, id, &record, &spec);
+            }
+            Ok(code as u8)
+        }
+        Err(failure) => {
+            end(&container);
+            finish(context, id, &record, &spec);
+            Err(failure)
+        }
+    }
+}
+
+/// Starts it, and in the foreground waits for its end: the exit code.
+fn run(
+    container: &mut Container,
+    offer: Option<Offer>,
+    spec: &Spec,
+    record: &Record,
+    slot: Slot,
+    detach: bool,
+) -> Result<Option<i32>, Failure> {
+    let process = record.init.and_then(Init::open);
+    let relay = offer.map(Offer::accept).transpose()?;
+    container.start()?;
+    hooks::poststart(spec, record)?;
+    drop(slot);
+    if detach {
+        return Ok(None);
+    }
+    let signals = Signals::hold()?;
+    attend(container, process.as_ref(), &signals, relay).map(Some)
+}
+
+/// Writes down who the init is, and tells the caller.
+fn note(container: &Container, record: &mut Record, slot: &Slot, wishes: &Wishes) -> Result<(), Failure> {
+    let pid = container.pid();
+    // One that has ended already is a container that stopped; the number is not given away before it is reaped.
+    record.init = Some(Init { pid, start_time: process::start_time(pid).unwrap_or_default() });
+    slot.write(record)?;
+    wishes.tell(pid, container.pidfd())
+}
+
+/// A container that did not come to be leaves nothing.
+fn give_up(context: &Context, slot: Slot, record: &Record, spec: &Spec) {
+    if let Err(failure) = destroy(context, slot, record, Some(spec)) {
+        context.warn(&failure);
+    }
+}
+
+/// As [`give_up`], once the lock was given back.
+fn finish(context: &Context, id: &str, record: &Record, spec: &Spec) {
+    match context.store.lock(id) {
+        // Deleted meanwhile, and perhaps another's by now.
+        Ok(slot) if slot.read().ok().flatten().is_some_and(|now| now.init == record.init) => {
+            give_up(context, slot, record, spec);
+        }
+        _ => {}
+    }
+}
+
+/// Kills and reaps the init.
+fn end(container: &Container) {
+    drop(container.kill(rustix::process::Signal::KILL));
+    drop(container.wait());
+}
+
+fn gate(action: Action, directory: &Path) -> Gate {
+    match action {
+        Action::Create => Gate::Named(directory.to_path_buf()),
+        Action::Run => Gate::Owner,
+    }
+}
+
+fn command(spec: &Spec) -> String {
+    let process = spec.process().as_ref();
+    let args = process.and_then(|process| process.args().as_ref());
+    args.and_then(|args| args.first()).cloned().unwrap_or_default()
+}
+
+/// Tells the program of the sockets that it gets (sd_listen_fds(3)).
+fn announce_sockets(spec: &mut Spec, count: u32) {
+    if count == 0 {
+        return;
+    }
+    if let Some(process) = spec.process_mut() {
+        let mut env = process.env().clone().unwrap_or_default();
+        env.extend([format!("LISTEN_FDS={count}"), "LISTEN_PID=1".to_owned()]);
+        process.set_env(Some(env));
+    }
+}
+
+/// A further process, as [`attend`] wants it.
+pub(crate) fn opened(container: &Container) -> Option<Process> {
+    let pid = container.pid();
+    Process::open(pid, process::start_time(pid)?)
+}

@@ -1,0 +1,38 @@
+//! `skep-runtime`: an OCI runtime with runc's command line, its state document, its messages and its exit codes, so
+//! that podman, containerd and Docker use it in runc's place. The work is done by the library of the same name.
+//!
+//! No threads and no event loop: a command builds, asks or ends one container and is gone.
+
+mod app;
+mod attend;
+mod bundle;
+mod commands;
+mod create;
+mod error;
+mod events;
+mod exec;
+mod features;
+mod flags;
+mod groups;
+mod help;
+mod hooks;
+mod lifecycle;
+mod log;
+mod record;
+mod show;
+mod signals;
+mod sockets;
+mod spec;
+mod store;
+mod terminal;
+mod update;
+mod watch;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // The kernel allows other bytes; nothing of an OCI specification does.
+    let words: Vec<String> =
+        std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    app::run(&words)
+}

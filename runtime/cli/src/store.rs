@@ -1,0 +1,296 @@
+//! The root directory: one directory a container, with its record, its specification and its gate.
+//!
+//! ```text
+//!   mkdir, lock --> record without init --> record with init --> deleted: record first, then the directory
+//!        |                   |
+//!        | killed            | killed
+//!        v                   v
+//!   no record: left over     no init: left over; its cgroup is known and is emptied
+//! ```
+//!
+//! The directory itself carries the lock. Who gets the lock looks whether the name still leads to what was locked: the
+//! one before may have deleted it. What is left over is taken on by the next `create` or `delete --force`.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use rustix::io::Errno;
+use skep_runtime::spec::oci::Spec;
+
+use crate::error::Failure;
+use crate::record::Record;
+
+/// Name of the record.
+const RECORD_NAME: &str = "state.json";
+
+/// Largest record that is read: annotations are all that has no size of its own in it, and the kernel's limit on what
+/// can be passed to a program bounds those that a caller makes from its own command line.
+const RECORD_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// Longest container ID: one name in a directory (NAME_MAX).
+const ID_BYTES_MAX: usize = 255;
+
+/// How often a deleted directory under the lock is taken for a new one: each time somebody else has deleted one.
+const LOCK_TRIES: usize = 100;
+
+/// A root directory.
+#[derive(Debug)]
+pub(crate) struct Store {
+    root: PathBuf,
+}
+
+/// A container's directory, locked.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    path: PathBuf,
+    _lock: OwnedFd,
+}
+
+impl Store {
+    pub(crate) fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// A container's directory, there or not.
+    pub(crate) fn directory(&self, id: &str) -> Result<PathBuf, Failure> {
+        check_id(id)?;
+        Ok(self.root.join(id))
+    }
+
+    /// A container's record.
+    pub(crate) fn load(&self, id: &str) -> Result<Record, Failure> {
+        read(&self.directory(id)?)?.ok_or(Failure::NoContainer)
+    }
+
+    /// Takes an ID that nobody has, with the record of what a killed command left over under it.
+    pub(crate) fn claim(&self, id: &str) -> Result<(Slot, Option<Record>), Failure> {
+        let path = self.directory(id)?;
+        let make = |path: &Path, deep| fs::DirBuilder::new().mode(0o700).recursive(deep).create(path);
+        make(&self.root, true).map_err(Failure::path("mkdir", &self.root))?;
+        for _ in 0..LOCK_TRIES {
+            match make(&path, false) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(Failure::path("mkdir", &path)(error));
+                }
+                _ => {}
+            }
+            let mut locked = lock(&path, FlockOperation::NonBlockingLockExclusive);
+            if locked.as_ref().is_err_and(|errno| *errno == Errno::WOULDBLOCK)
+                && read(&path)?.is_some_and(|record| record.is_left_over())
+            {
+                // The lock of a killed command is its child's for a moment more, until that finds itself alone.
+                locked = lock(&path, FlockOperation::LockExclusive);
+            }
+            match locked {
+                Err(Errno::NOENT) => {}
+                // Another command is at work on it.
+                Err(Errno::WOULDBLOCK) => return Err(Failure::Exists),
+                Err(errno) => return Err(Failure::path("lock", &path)(errno.into())),
+                Ok(None) => {}
+                Ok(Some(slot)) => match read(&path)? {
+                    Some(record) if record.init.is_some() => return Err(Failure::Exists),
+                    left => return Ok((slot, left)),
+                },
+            }
+        }
+        Err(Failure::Exists)
+    }
+
+    /// Waits until no other command is at work on a container.
+    pub(crate) fn lock(&self, id: &str) -> Result<Slot, Failure> {
+        let path = self.directory(id)?;
+        for _ in 0..LOCK_TRIES {
+            match lock(&path, FlockOperation::LockExclusive) {
+                Err(Errno::NOENT | Errno::NOTDIR) => return Err(Failure::NoContainer),
+                Err(errno) => return Err(Failure::path("lock", &path)(errno.into())),
+                Ok(None) => {}
+                Ok(Some(slot)) => return Ok(slot),
+            }
+        }
+        Err(Failure::NoContainer)
+    }
+
+    /// The names of all containers' directories, sorted.
+    pub(crate) fn ids(&self) -> io::Result<Vec<String>> {
+        let mut ids = Vec::new();
+        for entry in fs::read_dir(&self.root)? {
+            let entry = entry?;
+            if entry.file_type().is_ok_and(|kind| kind.is_dir())
+                && let Ok(name) = entry.file_name().into_string()
+            {
+                ids.push(name);
+            }
+        }
+        ids.sort_unstable();
+        Ok(ids)
+    }
+}
+
+impl Slot {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The record, if there is one.
+    pub(crate) fn read(&self) -> Result<Option<Record>, Failure> {
+        read(&self.path)
+    }
+
+    /// Writes the record, as a whole or not at all.
+    pub(crate) fn write(&self, record: &Record) -> Result<(), Failure> {
+        let text = serde_json::to_vec(record)
+            .map_err(|source| Failure::Json { what: "cannot write the state".to_owned(), source })?;
+        replace(&self.path.join(RECORD_NAME), &text)
+    }
+
+    /// Keeps the specification as the container was made from it: the bundle's may change.
+    pub(crate) fn keep_spec(&self, spec: &Spec) -> Result<(), Failure> {
+        let written = skep_runtime::spec::write_bundle(&self.path, spec);
+        written.map_err(|error| Failure::Refused(error.to_string()))
+    }
+
+    /// Removes what lies in the directory, for another beginning.
+    pub(crate) fn empty(&self) -> Result<(), Failure> {
+        let remove = || -> io::Result<()> {
+            for entry in fs::read_dir(&self.path)? {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    fs::remove_dir_all(entry.path())?;
+                } else {
+                    fs::remove_file(entry.path())?;
+                }
+            }
+            Ok(())
+        };
+        remove().map_err(Failure::path("empty", &self.path))
+    }
+
+    /// Removes the directory: the record first, so that a kill in between leaves what counts as left over.
+    pub(crate) fn remove(self) -> Result<(), Failure> {
+        match fs::remove_file(self.path.join(RECORD_NAME)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Failure::path("remove", &self.path)(error));
+            }
+            _ => {}
+        }
+        fs::remove_dir_all(&self.path).map_err(Failure::path("remove", &self.path))
+    }
+}
+
+/// The specification that a container was made from.
+pub(crate) fn kept_spec(directory: &Path) -> Result<Spec, Failure> {
+    skep_runtime::spec::read_bundle(directory).map_err(|error| Failure::Refused(error.to_string()))
+}
+
+/// Writes a file under a temporary name, and renames it.
+pub(crate) fn replace(path: &Path, text: &[u8]) -> Result<(), Failure> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = path.with_file_name(format!(".{name}"));
+    let write = || -> io::Result<()> {
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o644);
+        // A link that somebody planted at that name is not followed.
+        options.custom_flags(OFlags::NOFOLLOW.bits() as i32);
+        options.open(&temporary)?.write_all(text)?;
+        fs::rename(&temporary, path)
+    };
+    write().map_err(Failure::path("open", path))
+}
+
+/// `None`: the directory was deleted, or replaced, while the lock was waited for.
+fn lock(path: &Path, operation: FlockOperation) -> Result<Option<Slot>, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(path, flags, Mode::empty());
+    let directory = match opened {
+        Ok(directory) => directory,
+        // Only who makes directories meets this after a deletion, and makes another.
+        Err(Errno::NOENT) if operation == FlockOperation::NonBlockingLockExclusive => return Ok(None),
+        Err(errno) => return Err(errno),
+    };
+    rustix::io::retry_on_intr(|| flock(&directory, operation))?;
+    let locked = rustix::fs::fstat(&directory)?;
+    match rustix::fs::lstat(path) {
+        Ok(named) if (named.st_dev, named.st_ino) == (locked.st_dev, locked.st_ino) => {
+            Ok(Some(Slot { path: path.to_path_buf(), _lock: directory }))
+        }
+        Ok(_) | Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn read(directory: &Path) -> Result<Option<Record>, Failure> {
+    let path = directory.join(RECORD_NAME);
+    match fs::metadata(&path) {
+        Ok(metadata) if metadata.len() > RECORD_BYTES_MAX => {
+            return Err(Failure::Refused(format!("{} is too large", path.display())));
+        }
+        Ok(_) => {}
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(Failure::path("stat", &path)(error)),
+    }
+    let text = match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => read.map_err(Failure::path("open", &path))?,
+    };
+    serde_json::from_slice(&text)
+        .map(Some)
+        .map_err(|source| Failure::Json { what: format!("cannot read {}", path.display()), source })
+}
+
+/// As runc: letters, digits and `_+-.`, and no name that is the directory itself or the one above.
+fn check_id(id: &str) -> Result<(), Failure> {
+    if id.is_empty() {
+        return Err(Failure::NoId);
+    }
+    let fine = id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_+-.".contains(&byte));
+    if fine && id != "." && id != ".." && id.len() <= ID_BYTES_MAX { Ok(()) } else { Err(Failure::IdFormat) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_never_lead_out_of_the_root() {
+        for bad in [".", "..", "../evil", "a/b", "/", "a b", "ä", "a\0", &"x".repeat(256)] {
+            assert!(matches!(check_id(bad), Err(Failure::IdFormat)), "{bad:?}");
+        }
+        assert!(matches!(check_id(""), Err(Failure::NoId)));
+        for good in ["a", "A_b+c-1.2", "...", &"x".repeat(255)] {
+            assert!(check_id(good).is_ok(), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn an_id_is_claimed_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path().join("root"));
+        let (slot, left) = store.claim("a").unwrap();
+        assert!(left.is_none());
+        assert!(matches!(store.claim("a"), Err(Failure::Exists)), "locked");
+        drop(slot);
+        let (slot, _) = store.claim("a").unwrap();
+        slot.write(&Record::default()).unwrap();
+        drop(slot);
+        let (slot, left) = store.claim("a").unwrap();
+        assert_eq!(left, Some(Record::default()), "no init yet: left over");
+        let record =
+            Record { init: Some(crate::record::Init { pid: 1, start_time: 1 }), ..Record::default() };
+        slot.write(&record).unwrap();
+        drop(slot);
+        assert!(matches!(store.claim("a"), Err(Failure::Exists)));
+        store.lock("a").unwrap().remove().unwrap();
+        assert!(matches!(store.lock("a"), Err(Failure::NoContainer)));
+        assert!(store.claim("a").is_ok());
+    }
+}

@@ -1,0 +1,49 @@
+//! The built command, driven as podman and containerd drive it, on real containers; needs root.
+//!
+//! This program is the tests and, statically linked as it is, the only file in the containers' root filesystem
+//! (`/probe`).
+
+// The whole program is a test, but clippy knows only functions marked as such.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "commands/cases.rs"]
+mod cases;
+#[path = "commands/house.rs"]
+mod house;
+#[path = "commands/probe.rs"]
+mod probe;
+
+use std::panic::AssertUnwindSafe;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().collect();
+    if args[0] == "/probe" {
+        return probe::main(&args[1..]);
+    }
+    run_tests(&args[1..])
+}
+
+/// As cargo's own runner: a filter, and `--list`.
+fn run_tests(args: &[String]) -> ExitCode {
+    if args.iter().any(|arg| arg == "--list") {
+        for (name, _) in cases::CASES {
+            println!("{name}: test");
+        }
+        return ExitCode::SUCCESS;
+    }
+    assert!(rustix::process::geteuid().is_root(), "these tests make containers and need root");
+    let filters: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
+    let chosen =
+        |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));
+    let mut failed = Vec::new();
+    for (name, case) in cases::CASES.iter().filter(|case| chosen(case.0)) {
+        let result = std::panic::catch_unwind(AssertUnwindSafe(case));
+        println!("test {name} ... {}", if result.is_ok() { "ok" } else { "FAILED" });
+        if result.is_err() {
+            failed.push(name);
+        }
+    }
+    println!("\n{} failed {failed:?}", failed.len());
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

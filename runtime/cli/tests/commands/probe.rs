@@ -1,0 +1,37 @@
+//! What runs inside the containers: words in, facts out.
+
+use std::process::ExitCode;
+
+use nix::sys::signal::{SigSet, Signal};
+
+pub(crate) fn main(args: &[String]) -> ExitCode {
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["exit", code] => ExitCode::from(code.parse::<u8>().unwrap()),
+        ["sleep"] => loop {
+            std::thread::park();
+        },
+        // PID 1 gets no signal that it does not ask for.
+        ["wait-term", code] => {
+            let set = SigSet::from(Signal::SIGTERM);
+            set.thread_block().unwrap();
+            println!("ready");
+            set.wait().unwrap();
+            ExitCode::from(code.parse::<u8>().unwrap())
+        }
+        ["say", stdout, stderr] => {
+            println!("{stdout}");
+            eprintln!("{stderr}");
+            ExitCode::SUCCESS
+        }
+        // A descriptor that was handed in.
+        ["read-fd", number] => {
+            print!("{}", std::fs::read_to_string(format!("/proc/self/fd/{number}")).unwrap());
+            ExitCode::SUCCESS
+        }
+        other => {
+            eprintln!("probe: what is {other:?}?");
+            ExitCode::from(99)
+        }
+    }
+}

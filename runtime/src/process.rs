@@ -1,0 +1,73 @@
+//! Processes that need not be this one's children. A process is its number and its start time: a number alone may have
+//! been given to another by now.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::sys;
+
+/// A process that was alive when it was opened.
+#[derive(Debug)]
+pub struct Process {
+    pidfd: OwnedFd,
+}
+
+impl Process {
+    /// Opens a process, unless it has ended or its number is another's now.
+    pub fn open(pid: i32, start_time: u64) -> Option<Self> {
+        let pidfd = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+        // Looked up after the opening: the descriptor is of the process that has the number now.
+        (self::start_time(pid) == Some(start_time)).then_some(Self { pidfd })
+    }
+
+    /// Sends a signal, by any number.
+    ///
+    /// # Errors
+    /// `ESRCH` when it has ended, `EINVAL` for a number that is no signal's.
+    pub fn signal(&self, signal: i32) -> io::Result<()> {
+        Ok(sys::pidfd_signal(self.pidfd.as_fd(), signal)?)
+    }
+
+    /// The process, by descriptor: readable when it ended.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}
+
+/// When a process started, in the kernel's ticks since boot; `None` if there is none of that number or it has ended.
+pub fn start_time(pid: i32) -> Option<u64> {
+    parse(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// Fields 3 and 22 of proc(5)'s `stat`. The command's name, field 2, may contain anything.
+fn parse(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    let state = fields.next()?;
+    if matches!(state, "Z" | "X" | "x") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_is_read_behind_any_name() {
+        let rest = "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 777 20";
+        assert_eq!(parse(&format!("7 (a) b) S {rest}")), Some(777));
+        assert_eq!(parse(&format!("7 (a) Z {rest}")), None, "a zombie has ended");
+        assert_eq!(parse("7 (a"), None);
+    }
+
+    #[test]
+    fn a_number_with_another_start_time_is_another_process() {
+        let own = std::process::id() as i32;
+        let start = start_time(own).unwrap();
+        assert!(Process::open(own, start).is_some_and(|process| process.signal(0).is_ok()));
+        assert!(Process::open(own, start + 1).is_none());
+    }
+}
