@@ -5,6 +5,7 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
@@ -134,4 +135,32 @@ fn a_stopped_daemon_stays_away_and_its_containers_run() {
     assert_eq!(playground.wait_for_tasks(1, "web", 2, |_| true), tasks);
     assert_eq!(containers(&playground, 1), before);
     assert_eq!(playground.keeper(1), Some(keeper));
+}
+
+#[test]
+fn after_an_upgrade_the_keeper_is_new_too_and_the_containers_are_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("skep");
+    std::fs::copy(env!("CARGO_BIN_EXE_skep"), &program).unwrap();
+    let playground = Playground::up_by(&program, "upgraded", 1, &[], &[]);
+    playground.create_web(1, "web", 2, PORT);
+    let tasks = playground.wait_for_tasks(1, "web", 2, |_| true);
+    let before = containers(&playground, 1);
+    let keeper = playground.keeper(1).unwrap();
+    // As a package manager does it: another file under the same name.
+    let next = folder.path().join("next");
+    std::fs::copy(&program, &next).unwrap();
+    std::fs::rename(&next, &program).unwrap();
+    let installed = std::fs::metadata(&program).unwrap().ino();
+    let runs = |process: Process| std::fs::metadata(process.path("exe")).map(|file| file.ino()).ok();
+    assert_ne!(runs(keeper), Some(installed));
+    playground.restart_daemon(1);
+    wait_until("the keeper runs what is installed", || runs(keeper) == Some(installed));
+    assert_eq!(runs(playground.daemon(1).unwrap()), Some(installed));
+    assert_eq!(playground.keeper(1), Some(keeper), "the same process");
+    assert_eq!(containers(&playground, 1), before);
+    playground.wait_for_answers(1, PORT, &tasks);
+    // It is still their parent, and makes new ones.
+    playground.ok(1, &["service", "scale", "web=3"]);
+    playground.wait_for_tasks(1, "web", 3, |_| true);
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -123,13 +123,25 @@ impl Playground {
     /// The same with something in the environment of all that the hosts run.
     #[track_caller]
     pub(crate) fn up_where(theme: &str, nodes: u8, flags: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::up_by(Path::new(SKEP), theme, nodes, flags, environment)
+    }
+
+    /// The same by a copy of the binary somewhere else, which the hosts run too.
+    #[track_caller]
+    pub(crate) fn up_by(
+        program: &Path,
+        theme: &str,
+        nodes: u8,
+        flags: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         static COUNTER: AtomicUsize = AtomicUsize::new(0);
         need_root();
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let name = format!("t-{theme}-{}-{number}", std::process::id());
         let count = nodes.to_string();
         let arguments = ["playground", "up", "--name", &name, "--nodes", &count];
-        let mut command = Command::new(SKEP);
+        let mut command = Command::new(program);
         command.args(arguments).args(flags).envs(environment.iter().copied());
         let told = Outcome::of(&mut command).went_well();
         let subnet =

@@ -2,6 +2,7 @@
 //! itself started anew when it is gone.
 
 use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -98,9 +99,23 @@ impl Keeper {
 }
 
 fn introduce(options: &KeeperOptions, command: &[OsString]) -> Result<KeeperClient, ClientError> {
-    let client = KeeperClient::connect_or_spawn(options, command)?;
+    let mut client = KeeperClient::connect_or_spawn(options, command)?;
+    if runs_another_program(client.ping()?) {
+        tracing::info!("the keeper runs another program than this daemon: it replaces itself");
+        client.reexec()?;
+        client = KeeperClient::connect_or_spawn(options, command)?;
+    }
     client.hello_daemon()?;
     Ok(client)
+}
+
+/// Whether a process was started from another file than this one: from before an upgrade, most likely. In doubt not.
+fn runs_another_program(pid: u32) -> bool {
+    let file = |process: &str| std::fs::metadata(format!("/proc/{process}/exe"));
+    match (file(&pid.to_string()), file("self")) {
+        (Ok(theirs), Ok(ours)) => (theirs.dev(), theirs.ino()) != (ours.dev(), ours.ino()),
+        _ => false,
+    }
 }
 
 fn is_broken(error: &ClientError) -> bool {
