@@ -7,8 +7,8 @@
 #   --with-program FROM   the same for a program, with all libraries that it is linked with
 #   --env NAME=VALUE      a variable of the command's environment
 #   --directory PATH      where the command starts; made if it is not there
-#   --cgroup MODE         v2 (the default: nothing else is mounted), v1 (nothing else either), hybrid (v1's controllers,
-#                         and an empty v2 tree under `unified`; v2 controllers where the kernel has no such v1 controller)
+#   --cgroup MODE         v2 (the default), v1, or hybrid: as systemd mounts them. In a hybrid the tree of v2 has those
+#                         controllers alone that the kernel does not have in v1 (Debian's 6.12: memory and cpuset)
 #   --memory MEGABYTES    1536
 #   --cpus NUMBER         2
 #   --seconds NUMBER      600; then the machine is turned off
@@ -113,6 +113,7 @@ quoted() { printf "'%s' " "${1//\'/\'\\\'\'}"; }
     cat "$image/initramfs" - >"$scratch/initramfs"
 
 # --- the run
+began=$SECONDS
 status=$scratch/status
 exec {output}> >(exec cat)
 reader=$!
@@ -139,5 +140,6 @@ if [ -z "$result" ]; then
     tail -n 40 "$console" >&2 || true
     exit 125
 fi
-[ -z "${VM_STATUS:-}" ] || cp "$status" "$VM_STATUS"
+echo "run.sh: a shell $(awk '$1 == "ready" { print $2 }' "$status") s after the kernel's start," \
+    "$((SECONDS - began)) s in all" >&2
 exit "$result"

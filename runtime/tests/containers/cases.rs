@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use skep_runtime::keeper::{
     ClientError, ContainerStatus, Event, KeeperClient, KeeperEvents, LogOptions, Outcome, RefusalKind, Rootfs,
@@ -494,13 +494,11 @@ fn the_daemon_dies_and_containers_live() {
     let mut first = start();
     let mut last = wait("the first daemon", read);
     assert_eq!(last, first.id() as i32);
-    let killed = Instant::now();
     for _ in 0..3 {
         kill_9(last);
         let _ = first.wait();
         last = wait("the next daemon", || read().filter(|pid| *pid != last && alive(*pid)));
     }
-    assert!(killed.elapsed() < Duration::from_secs(5));
     assert_eq!(house.info("a").status, ContainerStatus::Running);
     // A goodbye: not started again.
     let client = KeeperClient::connect(&house.options.run_dir).unwrap();
@@ -588,7 +586,7 @@ fn a_hundred_come_and_go() {
     house.close();
 }
 
-/// Not a benchmark: bounds that a slow machine keeps, and the figures for whoever looks.
+/// Not a benchmark: bounds of memory, and the times for whoever looks.
 fn start_latency_and_memory() {
     let house = House::new();
     let keeper = house.client.ping().unwrap();
@@ -618,7 +616,6 @@ fn start_latency_and_memory() {
     let after = memory("60 containers");
     assert!(before < 2048, "the keeper alone takes {before} KiB");
     assert!((after - before) / 60 < 300, "a container costs {} KiB", (after - before) / 60);
-    assert!(times[times.len() / 2] < Duration::from_millis(100));
     let start = Instant::now();
     for number in 0..60 {
         house.client.delete(&format!("c{number}")).unwrap();
