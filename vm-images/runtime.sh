@@ -47,7 +47,7 @@ options=()
 while read -r line; do
     program=$(sed 's/.*"executable":"\([^"]*\)".*/\1/' <<<"$line")
     options+=(--file "$program")
-    if [[ "$line" = *'"test":true},'* ]]; then
+    if [[ "$line" =~ \"profile\":\{[^}]*\"test\":true\} ]]; then
         manifest=$(sed 's/.*"manifest_path":"\([^"]*\)".*/\1/' <<<"$line")
         echo "$program ${manifest%/Cargo.toml}" >>"$scratch/tests"
     fi
