@@ -47,9 +47,13 @@ real: release
     SKEP={{ release }} tests/real/cfssl.sh
     SKEP={{ release }} tests/real/commands.py
 
-# a node on Debian's own kernel and pure cgroup v2, emulated; needs qemu-system-x86, busybox-static, cpio, zstd
+# a node on two of Debian's kernels and pure cgroup v2, emulated; needs qemu-system-x86, busybox-static
 vm: release
-    SKEP={{ release }} tests/vm/run.sh target/vm
+    SKEP={{ release }} vm-images/node.sh target/vm linux-image-cloud-amd64 linux-image-6.12-cloud-amd64
+
+# the runtime's tests on the same kernels, each kernel=cgroup-modes; `-- FILTER` picks tests; needs what `vm` needs
+vm-runtime *KERNELS="linux-image-cloud-amd64=v2,hybrid,v1 linux-image-6.12-cloud-amd64=v2,hybrid":
+    vm-images/runtime.sh target/vm {{ KERNELS }}
 
 # our figures beside Docker's, in one run; needs what `real` needs and docker.io (dockerd)
 bench *WHAT: release

@@ -2,12 +2,16 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 
 use super::protocol::LogOptions;
 
 /// Longest piece of a line in one JSON line, as Docker: a longer line comes in pieces without a newline at the end.
 const PIECE_BYTES_MAX: usize = 16 * 1024;
+
+/// Longest JSON line: a piece of which every byte is escaped (`\u0000`), and what stands around it.
+const LINE_BYTES_MAX: usize = 6 * PIECE_BYTES_MAX + 256;
 
 /// Smallest bound of a file: one piece, escaped, must fit into a fresh one.
 const SIZE_MIN: u64 = 4096;
@@ -41,8 +45,11 @@ pub(super) struct Log {
 
 impl Log {
     pub(super) fn open(options: &LogOptions) -> io::Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).open(&options.path)?;
-        let size = file.metadata()?.len();
+        let file = OpenOptions::new().create(true).read(true).append(true).open(&options.path)?;
+        let size = whole_lines(&file)?;
+        if size < file.metadata()?.len() {
+            file.set_len(size)?;
+        }
         Ok(Self {
             path: options.path.clone(),
             size_max: options.max_size.max(SIZE_MIN),
@@ -107,7 +114,11 @@ impl Log {
         if self.size > 0 && self.size + lines.len() as u64 > self.size_max {
             self.rotate()?;
         }
-        self.file.write_all(lines)?;
+        if let Err(error) = self.file.write_all(lines) {
+            // A full disk takes a part. Without this the next line would be joined to it.
+            drop(self.file.set_len(self.size));
+            return Err(error);
+        }
         self.size += lines.len() as u64;
         Ok(())
     }
@@ -120,6 +131,20 @@ impl Log {
         self.size = 0;
         Ok(())
     }
+}
+
+/// Bytes up to the end of the last whole line: a keeper that was killed while it wrote leaves the beginning of one.
+fn whole_lines(file: &File) -> io::Result<u64> {
+    let size = file.metadata()?.len();
+    let mut tail = vec![0; LINE_BYTES_MAX.min(usize::try_from(size).unwrap_or(LINE_BYTES_MAX))];
+    let start = size - tail.len() as u64;
+    file.read_exact_at(&mut tail, start)?;
+    Ok(match tail.iter().rposition(|byte| *byte == b'\n') {
+        Some(at) => start + at as u64 + 1,
+        None if start == 0 => 0,
+        // No line of ours is that long.
+        None => size,
+    })
 }
 
 fn encode(out: &mut Vec<u8>, stream: Stream, piece: &[u8], now: u64) {
@@ -207,6 +232,23 @@ mod tests {
         }
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
         assert_eq!(lines(&dir).last().unwrap().0, "line 999\n");
+    }
+
+    #[test]
+    fn a_line_that_was_not_finished_is_not_joined_by_the_next() {
+        let (dir, mut log) = log(1 << 20);
+        log.push(Stream::Stdout, b"one\ntwo\n", 0).unwrap();
+        let path = dir.path().join("log");
+        let torn = std::fs::metadata(&path).unwrap().len() - 5;
+        OpenOptions::new().write(true).open(&path).unwrap().set_len(torn).unwrap();
+        let mut log = Log::open(&LogOptions { path: path.clone(), max_size: 1 << 20 }).unwrap();
+        log.push(Stream::Stdout, b"three\n", 0).unwrap();
+        assert_eq!(lines(&dir).into_iter().map(|line| line.0).collect::<Vec<_>>(), ["one\n", "three\n"]);
+        // Nothing but the beginning of a line.
+        std::fs::write(&path, "{\"log\":\"on").unwrap();
+        let mut log = Log::open(&LogOptions { path, max_size: 1 << 20 }).unwrap();
+        log.push(Stream::Stdout, b"four\n", 0).unwrap();
+        assert_eq!(lines(&dir), [("four\n".to_owned(), "stdout".to_owned())]);
     }
 
     #[test]

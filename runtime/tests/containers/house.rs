@@ -167,7 +167,9 @@ impl House {
         let log = self.dir.path().join("bundles").join(id).join("log");
         let mut output = String::new();
         for path in [log.with_extension("1"), log] {
-            for line in std::fs::read_to_string(path).unwrap_or_default().lines() {
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            // The last line may be half written when it is read: a write of two pages is seen page by page.
+            for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
                 let line: serde_json::Value = serde_json::from_str(line).unwrap();
                 if line["stream"] == stream {
                     output.push_str(line["log"].as_str().unwrap());
@@ -223,6 +225,17 @@ pub(crate) fn kill_9(pid: i32) {
 
 fn host_mounts() -> usize {
     std::fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count()
+}
+
+/// Whether this kernel's mounted cgroup hierarchies, of whichever version, have a controller.
+pub(crate) fn has_controller(name: &str) -> bool {
+    let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    text.lines().filter_map(|line| line.split_once(" - cgroup")).any(|(left, right)| {
+        let mount = Path::new(left.split(' ').nth(4).unwrap());
+        let v2 = std::fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default();
+        right.trim_end().split([' ', ',']).any(|word| word == name)
+            || v2.split_whitespace().any(|word| word == name)
+    })
 }
 
 fn cgroup_directories(parent: &str) -> Vec<PathBuf> {
