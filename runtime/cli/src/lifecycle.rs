@@ -120,7 +120,7 @@ pub(crate) fn destroy(
         place.remove()?;
     }
     if let Some(Err(error)) = spec.map(|spec| skep_runtime::container::remove_resctrl(&record.id, spec)) {
-        context.warn(&error);
+        context.warn(&Failure::System { what: "rmdir of the resctrl group", source: error });
     }
     slot.remove()?;
     if let Some(spec) = spec.filter(|_| record.init.is_some()) {

@@ -338,8 +338,10 @@ impl Builder<'_> {
         // Of the hierarchies that it has not joined it would see the host's groups.
         for directory in group.directories() {
             let v1 = directory.v1.as_ref();
-            let name =
-                v1.map_or(std::ffi::OsStr::new("unified"), |v1| v1.mount.file_name().unwrap_or_default());
+            let name = v1.map_or_else(
+                || std::ffi::OsStr::new("unified"),
+                |v1| v1.mount.file_name().unwrap_or_default(),
+            );
             let place = target(&at.join(name), false, true)?;
             if self.mounts.cgroup_namespace {
                 own.data = v1.map(hierarchy_options).unwrap_or_default();

@@ -15,6 +15,7 @@ use crate::sys;
 /// Exit code of a hook that could not be executed, as a shell has it.
 const NOT_EXECUTED: i32 = 127;
 
+#[expect(clippy::result_large_err, reason = "made once, where nothing can be boxed")]
 /// Runs the hook with the state on its standard input. `Err`: the message for it.
 pub(super) fn run(hook: &HookPlan, state: &OwnedFd, null: &OwnedFd, step: u32) -> Result<(), Message> {
     let failed = |errno| Message::failed(step, errno);
