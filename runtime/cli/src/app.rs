@@ -1,7 +1,6 @@
 //! From the words of the command line to a command.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use crate::commands::{COMMANDS, Command, GLOBAL};
 use crate::error::Failure;
@@ -12,6 +11,11 @@ use crate::{create, events, exec, features, help, lifecycle, show, spec, update}
 
 /// Where containers are kept unless `--root` says otherwise.
 const DEFAULT_ROOT: &str = "/run/skep-runtime";
+
+const SUCCESS: u8 = 0;
+
+/// The exit code of most failures.
+const FAILURE: u8 = 1;
 
 /// runc's exit code for a command that there is not.
 const NO_SUCH_COMMAND: u8 = 3;
@@ -37,19 +41,19 @@ impl Context {
 }
 
 /// Runs the program.
-pub(crate) fn run(words: &[String]) -> ExitCode {
+pub(crate) fn run(words: &[String]) -> u8 {
     let mut log = Log::default();
     let global = match flags::parse(&[GLOBAL], Order::First, words) {
         Ok(global) => global,
         Err(error) => {
             print!("Incorrect Usage: {error}\n\n{}", help::program());
             log.fatal(&error.to_string());
-            return ExitCode::FAILURE;
+            return FAILURE;
         }
     };
     if global.switch("version") {
         print!("{}", help::version());
-        return ExitCode::SUCCESS;
+        return SUCCESS;
     }
     let (name, rest) = match global.arguments.split_first() {
         None => ("help", &[][..]),
@@ -72,7 +76,7 @@ pub(crate) fn run(words: &[String]) -> ExitCode {
         Ok((store, own_root)) => Context { log, store, own_root, systemd: global.switch("systemd-cgroup") },
         Err(failure) => {
             log.fatal(&failure.to_string());
-            return ExitCode::FAILURE;
+            return FAILURE;
         }
     };
     let (Some(command), Some(Ok(parsed)), Some(wishes)) = (command, &parsed, wishes) else {
@@ -80,17 +84,17 @@ pub(crate) fn run(words: &[String]) -> ExitCode {
     };
     if parsed.switch("help") {
         print!("{}", help::command(command));
-        return ExitCode::SUCCESS;
+        return SUCCESS;
     }
     if let Err(text) = check_count(command, parsed.arguments.len()) {
         print!("Incorrect Usage.\n\n{}", help::command(command));
         context.log.fatal(&text);
-        return ExitCode::FAILURE;
+        return FAILURE;
     }
     let sealed = sealed.map_err(|error| Failure::Refused(error.to_string()));
     let done = sealed.and(wishes).and_then(|wishes| carry_out(&context, command, parsed, wishes));
     match done {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => code,
         Err(failure) => {
             let text = match command.name {
                 "create" | "run" => format!("{} {} failed: {failure}", help::NAME, command.name),
@@ -98,7 +102,7 @@ pub(crate) fn run(words: &[String]) -> ExitCode {
                 _ => failure.to_string(),
             };
             context.log.fatal(&text);
-            ExitCode::from(if command.name == "exec" { EXEC_FAILED } else { 1 })
+            if command.name == "exec" { EXEC_FAILED } else { FAILURE }
         }
     }
 }
@@ -110,11 +114,11 @@ fn without(
     rest: &[String],
     command: Option<&Command>,
     parsed: Option<&Result<Words, flags::FlagError>>,
-) -> ExitCode {
+) -> u8 {
     if let (Some(command), Some(Err(error))) = (command, parsed) {
         print!("Incorrect Usage: {error}\n\n{}", help::command(command));
         context.log.fatal(&error.to_string());
-        return ExitCode::FAILURE;
+        return FAILURE;
     }
     let topic = if matches!(name, "help" | "h") { rest.first().map(String::as_str) } else { Some(name) };
     let known = topic.and_then(|topic| COMMANDS.iter().find(|command| command.name == topic));
@@ -123,10 +127,10 @@ fn without(
         (_, Some(command)) => print!("{}", help::command(command)),
         (Some(topic), None) => {
             context.log.fatal(&format!("No help topic for '{topic}'\n"));
-            return ExitCode::from(NO_SUCH_COMMAND);
+            return NO_SUCH_COMMAND;
         }
     }
-    ExitCode::SUCCESS
+    SUCCESS
 }
 
 fn context(global: &Words, log: &mut Log) -> Result<(Store, bool), Failure> {
