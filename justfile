@@ -60,6 +60,10 @@ bench *WHAT: release
     tests/real/images.sh target/real-images
     SKEP={{ release }} tests/bench/run.sh {{ WHAT }}
 
+# what a container costs beside runc and crun, in turn in one run: run, start, parallel, memory (all by default); needs root, and for the peers runc, crun, busybox-static
+bench-runtime *WHAT:
+    cargo bench -p skep-runtime-cli --bench runtime -- {{ WHAT }}
+
 # repair what can be repaired by itself: formatting and clippy's suggestions
 fix:
     cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
