@@ -155,10 +155,10 @@ pub enum CreateError {
     #[error(transparent)]
     Hook(#[from] HookError),
     /// A hook inside the container's namespaces failed.
-    #[error("container set-up failed: {step}: {reason}")]
+    #[error("error running createContainer hook #{index}: {reason}")]
     InnerHook {
-        /// The step.
-        step: String,
+        /// Its place among those of its kind.
+        index: u32,
         /// How it ended.
         reason: String,
     },
@@ -235,8 +235,10 @@ pub enum StartError {
         source: io::Error,
     },
     /// A start hook failed.
-    #[error("a startContainer hook failed: {reason}")]
+    #[error("error running startContainer hook #{index}: {reason}")]
     Hook {
+        /// Its place among those of its kind.
+        index: u32,
         /// How it ended.
         reason: String,
     },
@@ -282,12 +284,20 @@ fn reason(error: &io::Error) -> String {
 }
 
 /// How a hook inside the container ended.
-pub(super) fn hook_reason(status: i32) -> String {
+pub(super) fn hook_reason(status: i32, output: &str) -> String {
     use std::os::unix::process::ExitStatusExt as _;
-    match status {
-        -1 => "it was killed, its time was up".to_owned(),
-        status => std::process::ExitStatus::from_raw(status).to_string(),
+    let ended = std::process::ExitStatus::from_raw(status);
+    let mut reason = match (status, ended.signal()) {
+        (-1, _) => "it was killed, its time was up".to_owned(),
+        // As Go says it: mostly a seccomp filter's doing.
+        (_, Some(libc::SIGSYS)) => "signal: bad system call".to_owned(),
+        _ => ended.to_string(),
+    };
+    if !output.is_empty() {
+        reason.push_str(": ");
+        reason.push_str(output);
     }
+    reason
 }
 
 /// What became of the exec, by the init's last word.
@@ -298,7 +308,9 @@ pub(super) fn started(command: &str, last: Option<Message>) -> Result<(), StartE
         Some(Message::NotExecutable(errno)) => {
             Err(StartError::Exec { command: command.to_owned(), source: errno.into() })
         }
-        Some(Message::HookFailed { status, .. }) => Err(StartError::Hook { reason: hook_reason(status) }),
+        Some(Message::HookFailed { index, status, note }) => {
+            Err(StartError::Hook { index, reason: hook_reason(status, &note.text()) })
+        }
         Some(_) => Err(StartError::Died),
     }
 }

@@ -100,8 +100,11 @@ impl Outside {
 /// A program that the child runs.
 pub(super) struct HookPlan {
     pub(super) path: CString,
+    /// Its place among those of its kind.
+    pub(super) index: u32,
     pub(super) argv: CStringArray,
-    pub(super) envp: CStringArray,
+    /// `None`: the process's.
+    pub(super) envp: Option<CStringArray>,
     pub(super) timeout_ms: Option<i32>,
 }
 
@@ -111,8 +114,8 @@ pub(super) struct HookFiles {
     pub(super) creating: OwnedFd,
     /// The state after it.
     pub(super) created: OwnedFd,
-    /// For their output.
-    pub(super) null: OwnedFd,
+    /// For their output, which is told if one fails.
+    pub(super) output: OwnedFd,
 }
 
 /// One step. Errors are reported by its index.

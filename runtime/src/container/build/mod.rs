@@ -12,6 +12,7 @@ mod namespaces;
 pub(super) mod process;
 mod settings;
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
@@ -203,9 +204,13 @@ impl Builder<'_> {
         for path in linux.readonly_paths().iter().flatten() {
             self.steps.push(Step::ReadonlyPath(relative(Path::new(path))?));
         }
+        let mut masked = BTreeSet::new();
         for path in linux.masked_paths().iter().flatten() {
-            let label = self.mounts.label.clone();
-            self.steps.push(Step::MaskedPath(relative(Path::new(path))?, label));
+            let path = relative(Path::new(path))?;
+            // Engines add their own lists to those of users.
+            if masked.insert(path.clone()) {
+                self.steps.push(Step::MaskedPath(path, self.mounts.label.clone()));
+            }
         }
         if spec.root().as_ref().and_then(|root| root.readonly()) == Some(true) {
             self.steps.push(Step::ReadonlyRoot);

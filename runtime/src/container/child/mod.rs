@@ -64,7 +64,7 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
             Step::Maps => ask(plan, Message::Maps).map_err(|errno| Message::failed(index, errno)),
             Step::RuntimeHooks => ask(plan, Message::Hooks).map_err(|errno| Message::failed(index, errno)),
             Step::Hook(hook) => match &plan.hook_files {
-                Some(files) => hook::run(hook, &files.creating, &files.null, index),
+                Some(files) => hook::run(hook, &files.creating, &files.output, &plan.envp, index),
                 None => Err(Message::failed(index, Errno::BADF)),
             },
             step => carry_out(step, &mut opened).map_err(|errno| Message::Failed {
@@ -91,7 +91,7 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
             Some(&plan.status),
             plan.told.as_ref(),
             for_hooks.map(|files| &files.created),
-            for_hooks.map(|files| &files.null),
+            for_hooks.map(|files| &files.output),
         ],
     ) {
         fail(plan, Message::failed(u32::MAX, errno));
@@ -114,7 +114,8 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
     let told = plan.told.as_ref().unwrap_or(&plan.status);
     if let Some(files) = for_hooks {
         for (index, hook) in plan.start_hooks.iter().enumerate() {
-            if let Err(message) = hook::run(hook, &files.created, &files.null, index as u32) {
+            let ran = hook::run(hook, &files.created, &files.output, &plan.envp, index as u32);
+            if let Err(message) = ran {
                 let _ = rustix::io::write(told, &message.encode());
                 sys::exit_now(FAILED);
             }
@@ -156,8 +157,10 @@ fn find_program(plan: &Plan) -> Result<&CStr, Message> {
                 refused = refused.or(Some(Errno::ISDIR));
             }
             Ok(_) => {
-                match rustix::fs::accessat(CWD, program, rustix::fs::Access::EXEC_OK, AtFlags::empty()) {
-                    Ok(()) => return Ok(program),
+                // The rights that the exec has: access(2) alone takes no capability of a user's but root's into account.
+                match rustix::fs::accessat(CWD, program, rustix::fs::Access::EXEC_OK, AtFlags::EACCESS) {
+                    // Before Linux 5.8 the exec itself tells.
+                    Ok(()) | Err(Errno::NOSYS) => return Ok(program),
                     Err(errno) => refused = Some(errno),
                 }
             }

@@ -72,7 +72,11 @@ pub(super) fn mount_one(
     source: &MountSource,
     note: &mut Note,
 ) -> Result<(), Errno> {
-    let place = resolve(root, target)?;
+    let place = resolve(root, target).inspect_err(|errno| {
+        if target.strict && *errno == Errno::LOOP {
+            note.add(b"it must be mounted on ordinary directory, not a link");
+        }
+    })?;
     match source {
         MountSource::Tree(tree) => told(attach(tree.as_fd(), place.fd.as_fd()), b"move_mount", note),
         MountSource::Filesystem(wanted) => match new_filesystem(root, target, &place, wanted, note) {
