@@ -153,8 +153,11 @@ pub(super) enum Step {
     RuntimeHooks,
     /// Run a hook here.
     Hook(HookPlan),
-    /// Nothing that is mounted from here on reaches the host.
-    PrivateMounts,
+    /// Nothing that is mounted from here on reaches the host. With `slave`, what the host mounts still comes in, so that
+    /// copies of its mounts can go on with that.
+    PrivateMounts {
+        slave: bool,
+    },
     /// The host's `/dev/null`, checked to be it, for masking files (CVE-2025-31133).
     OpenNull,
     /// A procfs of this PID namespace that no mount can cover, for writing below `/proc` (CVE-2025-52881).
@@ -234,7 +237,38 @@ pub(super) enum RootMount {
 pub(super) enum MountSource {
     /// A detached copy of a host's directory or file.
     Tree(OwnedFd),
+    /// A copy that is only made when its turn comes.
+    Copy(Box<Copy>),
     Filesystem(Box<Filesystem>),
+}
+
+/// A directory or file to be copied by the child: so are mounts in the order of the spec, which shows in the container's
+/// mount table (Linux lists them by age since 6.8), and may be copies of earlier ones.
+pub(super) struct Copy {
+    pub(super) from: CopyFrom,
+    pub(super) recursive: bool,
+    /// A user namespace whose ID maps hold for the mount, and whether for those below it too.
+    pub(super) idmap: Option<(OwnedFd, bool)>,
+    pub(super) changes: Vec<Change>,
+}
+
+/// What is copied.
+pub(super) enum CopyFrom {
+    /// Of the host, by a path without links, and what it has to be.
+    Host { path: CString, identity: (u64, u64) },
+    /// Of the container's own root, by the path below it.
+    Root(CString),
+}
+
+/// A change of a mount's attributes (mount_setattr(2)).
+pub(super) struct Change {
+    pub(super) set: u64,
+    pub(super) clear: u64,
+    /// The propagation; 0 leaves it.
+    pub(super) mode: u64,
+    pub(super) recursive: bool,
+    /// What it is about, for a person.
+    pub(super) what: &'static str,
 }
 
 /// A new filesystem.
@@ -367,7 +401,7 @@ impl Step {
             Self::OwnStdio(uid) => format!("give the standard descriptors to user {}", uid.as_raw()),
             Self::RuntimeHooks => "run the runtime's hooks".to_owned(),
             Self::Hook(hook) => format!("run the hook {}", shown(&hook.path)),
-            Self::PrivateMounts => "make mounts private".to_owned(),
+            Self::PrivateMounts { .. } => "make mounts private".to_owned(),
             Self::OpenNull => "open the host's /dev/null".to_owned(),
             Self::OpenProc => "open a private procfs".to_owned(),
             Self::AttachRoot(_) => "attach the root filesystem".to_owned(),

@@ -31,7 +31,11 @@ pub(in crate::container) fn build(options: CreateOptions<'_>, ends: Ends) -> Res
     let spec = options.spec;
     let linux = spec.linux().clone().unwrap_or_default();
     let process = spec.process().as_ref().ok_or_else(|| CreateError::Invalid("no process".to_owned()))?;
-    let mut builder = Builder::new(options.bundle, Mounts::new(&linux, options.cgroup)?);
+    let over = match options.rootfs {
+        Rootfs::Directory(path) => (path.as_path(), true),
+        Rootfs::Overlay { .. } => (options.bundle, false),
+    };
+    let mut builder = Builder::new(options.bundle, Mounts::new(&linux, options.cgroup, over)?);
     if let Some((_, group)) = options.cgroup {
         builder.steps.extend(group.open_v1_procs()?.into_iter().map(Step::JoinCgroup));
     }
@@ -44,7 +48,8 @@ pub(in crate::container) fn build(options: CreateOptions<'_>, ends: Ends) -> Res
         builder.steps.push(Step::Attribute(wait));
         devices
     });
-    builder.steps.extend([Step::PrivateMounts, Step::OpenNull, Step::OpenProc]);
+    let slave = builder.mounts.copies_slaves();
+    builder.steps.extend([Step::PrivateMounts { slave }, Step::OpenNull, Step::OpenProc]);
     let root = rootfs::open(options.rootfs, options.bundle, builder.mounts.inherited())?;
     builder.steps.push(Step::AttachRoot(root));
     if builder.userns {
@@ -85,7 +90,7 @@ pub(in crate::container) fn build(options: CreateOptions<'_>, ends: Ends) -> Res
 pub(in crate::container) fn build_exec(options: ExecOptions<'_>, ends: Ends) -> Result<Plan, CreateError> {
     let process = options.process;
     let linux = options.spec.linux().clone().unwrap_or_default();
-    let mut builder = Builder::new(options.bundle, Mounts::new(&linux, None)?);
+    let mut builder = Builder::new(options.bundle, Mounts::new(&linux, None, (options.bundle, false))?);
     builder.stdio(process, options.stdio);
     let mut entry = builder.entry(&linux, options.init, options.cgroup)?;
     if builder.userns {
@@ -241,6 +246,12 @@ fn target(path: &Path, file: bool, strict: bool) -> Result<Target, CreateError> 
         target.prefixes.push(c_string(prefix.as_os_str().as_bytes(), "a path")?);
     }
     Ok(target)
+}
+
+/// A path below the root, perhaps the root itself.
+fn within(path: &Path) -> Result<CString, CreateError> {
+    let target = target(path, false, false)?;
+    Ok(target.prefixes.into_iter().next_back().unwrap_or_else(|| c".".to_owned()))
 }
 
 /// Without the leading slash, for openat2(2) below the root.

@@ -208,7 +208,11 @@ fn carry_out<'a>(step: &'a Step, opened: &mut Opened<'a>) -> Result<(), Errno> {
         Step::OwnStdio(uid) => own_stdio(*uid),
         // With more than the descriptors here: see `run`.
         Step::Maps | Step::RuntimeHooks | Step::Hook(_) => Err(Errno::NOSYS),
-        Step::PrivateMounts => mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC),
+        Step::PrivateMounts { slave } => {
+            let mode =
+                if *slave { MountPropagationFlags::DOWNSTREAM } else { MountPropagationFlags::PRIVATE };
+            mount_change("/", mode | MountPropagationFlags::REC)
+        }
         Step::OpenNull => {
             let null = rustix::fs::open(c"/dev/null", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
             let stat = rustix::fs::fstat(&null)?;
