@@ -79,7 +79,7 @@ pub enum CreateError {
         source: io::Error,
     },
     /// A bind mount's source could not be taken.
-    #[error("cannot bind {} to {}: {source}", from.display(), to.display())]
+    #[error("cannot bind {} to {}: {}", from.display(), to.display(), reason(source))]
     BindSource {
         /// The source.
         from: PathBuf,
@@ -90,7 +90,7 @@ pub enum CreateError {
         source: io::Error,
     },
     /// An option of a mount was refused.
-    #[error("cannot mount {} at {} with {option}: {source}", from.display(), to.display())]
+    #[error("error during container init: error mounting {:?} to rootfs at {:?}: {option}: {}", from.display().to_string(), to.display().to_string(), reason(source))]
     MountOption {
         /// The source.
         from: PathBuf,
@@ -143,7 +143,7 @@ pub enum CreateError {
     #[error(transparent)]
     Seccomp(#[from] SeccompError),
     /// The agent for seccomp notifications did not get the listener.
-    #[error("cannot give the seccomp listener to the agent at {}: {source}", path.display())]
+    #[error("failed to connect with seccomp agent at {}: {}", path.display(), reason(source))]
     SeccompAgent {
         /// The profile's `listenerPath`.
         path: PathBuf,
@@ -184,7 +184,7 @@ pub enum CreateError {
     #[error("cannot make a process in new namespaces")]
     Clone(#[source] io::Error),
     /// A step inside the new process failed.
-    #[error("container set-up failed: {step}: {source}")]
+    #[error("error during container init: {step}: {}", reason(source))]
     Step {
         /// The step.
         step: String,
@@ -279,7 +279,8 @@ fn reason(error: &io::Error) -> String {
         Some(libc::EACCES) => "permission denied".to_owned(),
         Some(libc::ENOEXEC) => "exec format error".to_owned(),
         Some(libc::EISDIR) => "is a directory".to_owned(),
-        _ => error.to_string(),
+        Some(number) => nix::errno::Errno::from_raw(number).desc().to_ascii_lowercase(),
+        None => error.to_string(),
     }
 }
 

@@ -192,6 +192,10 @@ pub(super) enum Step {
     ReadonlyRoot,
     /// The root becomes `/` and the host's mounts go.
     PivotRoot,
+    /// The root becomes `/` of this process alone, in a mount namespace that is not the container's.
+    Chroot,
+    /// As `Chroot`, into the root of a container that runs already.
+    EnterRoot(OwnedFd),
     /// The same where pivot_root(2) cannot leave the old root. The host's procfs and sysfs mounts, which go first.
     MoveRoot(Vec<CString>),
     /// How mounts below the new root spread.
@@ -225,8 +229,9 @@ pub(super) enum Step {
 
 /// The root filesystem, before it is attached.
 pub(super) enum RootMount {
-    /// A detached mount, and the host directory that it is attached over in the new mount namespace.
-    Detached { mount: OwnedFd, over: CString },
+    /// A detached mount, and the host directory that it is attached over in the new mount namespace; without one of its
+    /// own the container lives in the detached tree.
+    Detached { mount: OwnedFd, over: Option<CString> },
     /// For kernels without `lowerdir+` (before 6.7): mount(2)'s options, which name the layers by the numbers of these
     /// descriptors. The child opens the paths again under the same numbers: overlayfs takes no layer that was opened
     /// in another mount namespace.
@@ -405,7 +410,9 @@ impl Step {
             Self::OpenNull => "open the host's /dev/null".to_owned(),
             Self::OpenProc => "open a private procfs".to_owned(),
             Self::AttachRoot(_) => "attach the root filesystem".to_owned(),
-            Self::Mount { target, label, .. } => format!("mount {label} at {}", target.shown()),
+            Self::Mount { target, label, .. } => {
+                format!("error mounting {label:?} to rootfs at {:?}", target.shown())
+            }
             Self::Seal(target) => format!("make {} read-only", target.shown()),
             Self::Directory(target, ..) => format!("make the directory {}", target.shown()),
             Self::Remount(target, _) => format!("change the mount at {}", target.shown()),
@@ -419,7 +426,9 @@ impl Step {
             Self::ReadonlyPath(path) => format!("make /{} read-only", shown(path)),
             Self::MaskedPath(path, _) => format!("mask /{}", shown(path)),
             Self::ReadonlyRoot => "make the root filesystem read-only".to_owned(),
-            Self::PivotRoot | Self::MoveRoot(_) => "change the root".to_owned(),
+            Self::PivotRoot | Self::Chroot | Self::EnterRoot(_) | Self::MoveRoot(_) => {
+                "change the root".to_owned()
+            }
             Self::RootPropagation(_) => "set the root's propagation".to_owned(),
             Self::OomScore(value) => format!("set process.oomScoreAdj to {}", String::from_utf8_lossy(value)),
             Self::Rlimit { name, soft, hard, .. } => format!("set {name} to {soft}:{hard}"),

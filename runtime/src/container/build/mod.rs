@@ -19,11 +19,12 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{Linux, Process, Spec};
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Gid, Uid};
 
 use self::mounts::{Mounts, move_root};
 use self::process::{PlannedProcess, Surroundings};
-use super::plan::{Outside, Plan, Step, Target};
+use super::plan::{Outside, Plan, RootMount, Step, Target};
 use super::{CreateError, CreateOptions, ExecOptions, Rootfs, Stdio, c_string, net_devices, resctrl, rootfs};
 
 /// Makes the plan of a container's init.
@@ -49,8 +50,20 @@ pub(in crate::container) fn build(options: CreateOptions<'_>, ends: Ends) -> Res
         devices
     });
     let slave = builder.mounts.copies_slaves();
-    builder.steps.extend([Step::PrivateMounts { slave }, Step::OpenNull, Step::OpenProc]);
-    let root = rootfs::open(options.rootfs, options.bundle, builder.mounts.inherited())?;
+    if builder.mounts.namespace() {
+        builder.steps.push(Step::PrivateMounts { slave });
+    }
+    builder.steps.extend([Step::OpenNull, Step::OpenProc]);
+    let mut root = rootfs::open(options.rootfs, options.bundle, builder.mounts.inherited())?;
+    match &mut root {
+        _ if builder.mounts.namespace() => {}
+        RootMount::Detached { over, .. } => *over = None,
+        RootMount::Legacy { .. } => {
+            return Err(CreateError::Unsupported(
+                "an overlay without a mount namespace on a kernel before 6.7".to_owned(),
+            ));
+        }
+    }
     builder.steps.push(Step::AttachRoot(root));
     if builder.userns {
         builder.steps.push(Step::BecomeRoot);
@@ -96,6 +109,9 @@ pub(in crate::container) fn build_exec(options: ExecOptions<'_>, ends: Ends) -> 
     if builder.userns {
         builder.steps.push(Step::BecomeRoot);
     }
+    if !builder.mounts.namespace() {
+        builder.steps.push(enter_root(options.init)?);
+    }
     builder.steps.push(Step::OpenRoot);
     builder.terminal(process, options.console, None)?;
     let around = Surroundings {
@@ -112,6 +128,13 @@ pub(in crate::container) fn build_exec(options: ExecOptions<'_>, ends: Ends) -> 
     plan.entry = Some(entry);
     plan.preserved = options.preserve_fds;
     Ok(plan)
+}
+
+/// Into the root of a container that shares the host's mount namespace.
+fn enter_root(init: i32) -> Result<Step, CreateError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(format!("/proc/{init}/root"), flags, Mode::empty());
+    root.map(Step::EnterRoot).map_err(|errno| CreateError::NoInit { pid: init, source: errno.into() })
 }
 
 /// The pipes' ends that go into the plan.
@@ -219,6 +242,10 @@ impl Builder<'_> {
         }
         if spec.root().as_ref().and_then(|root| root.readonly()) == Some(true) {
             self.steps.push(Step::ReadonlyRoot);
+        }
+        if !self.mounts.namespace() {
+            self.steps.push(Step::Chroot);
+            return Ok(());
         }
         self.steps.push(if no_pivot { move_root(rootfs, self.bundle)? } else { Step::PivotRoot });
         self.steps.extend(self.mounts.root_propagation().map(Step::RootPropagation));

@@ -55,6 +55,8 @@ pub(super) struct Mounts<'a> {
     over: (PathBuf, PathBuf),
     /// It is the root filesystem too, no overlay over it.
     plain_root: bool,
+    /// The spec has a mount namespace.
+    namespace: bool,
     /// Whether the child sees the host's mounts as this process does, with the same rights.
     same_view: bool,
     /// What becomes read-only when all is in it.
@@ -76,7 +78,7 @@ impl<'a> Mounts<'a> {
         });
         let user = namespace(LinuxNamespaceType::User);
         let own = namespace(LinuxNamespaceType::Mount);
-        let own = own.is_some_and(|own| own.path().as_ref().is_none_or(|path| path.as_os_str().is_empty()));
+        let new = own.is_some_and(|own| own.path().as_ref().is_none_or(|path| path.as_os_str().is_empty()));
         let (over, plain_root) = over;
         // One that is not there fails where it is opened.
         let clean = over.canonicalize().unwrap_or_else(|_| over.to_path_buf());
@@ -91,7 +93,8 @@ impl<'a> Mounts<'a> {
             label: lsm::mount_label(linux)?,
             over: (over.to_path_buf(), clean),
             plain_root,
-            same_view: own && user.is_none(),
+            namespace: own.is_some(),
+            same_view: new && user.is_none(),
             seals: Vec::new(),
         })
     }
@@ -104,6 +107,11 @@ impl<'a> Mounts<'a> {
             Some(libc::MS_SHARED) => None,
             Some(_) => Some(libc::MS_PRIVATE),
         }
+    }
+
+    /// Whether the container has another mount namespace than this process.
+    pub(super) fn namespace(&self) -> bool {
+        self.namespace
     }
 
     /// Whether copies of the host's mounts are made by the child, of mounts that still are the host's slaves.

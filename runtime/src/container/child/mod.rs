@@ -6,6 +6,7 @@ mod devices;
 mod entry;
 mod home;
 mod hook;
+mod links;
 mod message;
 mod mounts;
 mod paths;
@@ -64,6 +65,10 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
             Step::Maps => ask(plan, Message::Maps).map_err(|errno| Message::failed(index, errno)),
             Step::RuntimeHooks => ask(plan, Message::Hooks).map_err(|errno| Message::failed(index, errno)),
             Step::Hook(hook) => match &plan.hook_files {
+                // Such hooks start in the root filesystem (runc).
+                Some(_) if root(&opened).and_then(rustix::process::fchdir).is_err() => {
+                    Err(Message::failed(index, Errno::BADF))
+                }
                 Some(files) => hook::run(hook, &files.creating, &files.output, &plan.envp, index),
                 None => Err(Message::failed(index, Errno::BADF)),
             },
@@ -101,6 +106,7 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
             fail(plan, Message::Failed { step: (plan.steps.len() + index) as u32, errno, note: opened.note });
         }
     }
+    sys::end_on_signals();
     let ready = Message::Ready { listener: opened.listener };
     if rustix::io::write(&plan.status, &ready.encode()).is_err() {
         sys::exit_now(FAILED);
@@ -285,6 +291,16 @@ fn carry_out<'a>(step: &'a Step, opened: &mut Opened<'a>) -> Result<(), Errno> {
             Err(errno) => Err(errno),
         },
         Step::ReadonlyRoot => sys::mount_setattr(root(opened)?, READ_ONLY, 0, 0, false),
+        Step::Chroot => {
+            rustix::process::fchdir(root(opened)?)?;
+            rustix::process::chroot(c".")?;
+            rustix::process::chdir(c"/")
+        }
+        Step::EnterRoot(of_init) => {
+            rustix::process::fchdir(of_init)?;
+            rustix::process::chroot(c".")?;
+            rustix::process::chdir(c"/")
+        }
         Step::PivotRoot => {
             rustix::process::fchdir(root(opened)?)?;
             // The old root ends up on top of the new one and is taken off again (pivot_root(2), NOTES).

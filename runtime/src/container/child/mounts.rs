@@ -42,6 +42,7 @@ pub(in crate::container) fn attach_root(root: &RootMount) -> Result<Root<'_>, Er
     };
     match root {
         RootMount::Detached { mount, over } => {
+            let Some(over) = over else { return Ok(Root::Given(mount.as_fd())) };
             let place = match open(over) {
                 // The root of a user namespace may not be let in. Where the mount stands only matters to hooks.
                 Err(Errno::ACCESS | Errno::PERM) => open(c"/")?,

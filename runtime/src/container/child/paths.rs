@@ -6,6 +6,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 
+use super::links;
 use crate::container::plan::Target;
 
 /// The one way into the root filesystem.
@@ -50,8 +51,16 @@ pub(super) fn resolve_as(root: BorrowedFd<'_>, target: &Target, file: bool) -> R
         Err(Errno::NOENT) => {}
         Err(errno) => return Err(errno),
     }
-    make(root, target, file)?;
-    let fd = in_root(root, last, target.strict)?;
+    let fd = match make(root, target, file).and_then(|()| in_root(root, last, target.strict)) {
+        // A link that leads to nothing.
+        Err(Errno::NOENT) if !target.strict => {
+            links::make(root, last, file)?;
+            let fd = in_root(root, last, false)?;
+            harmless(root, fd.as_fd(), target.in_proc)?;
+            fd
+        }
+        other => other?,
+    };
     Ok(Place { fd, existed: false })
 }
 
