@@ -218,6 +218,19 @@ pub(crate) fn reset_signals() {
     };
 }
 
+/// Lets the signals by which people end a program end this one too. The first process of a PID namespace gets none that it
+/// has no handler for (pid_namespaces(7)). An exec sets them back.
+pub(crate) fn end_on_signals() {
+    extern "C" fn end(signal: libc::c_int) {
+        exit_now(128 + signal)
+    }
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
+        let handler = end as extern "C" fn(libc::c_int);
+        // SAFETY: the handler takes a signal's number and calls nothing but _exit(2), which is async-signal-safe.
+        unsafe { libc::signal(signal, handler as libc::sighandler_t) };
+    }
+}
+
 /// Closes every descriptor from 3 + `preserved` on but these (close_range(2)), so that none leaks into the container
 /// (CVE-2024-21626).
 ///

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use skep_runtime::container::StartError;
+
 use crate::commands::{COMMANDS, Command, GLOBAL};
 use crate::error::Failure;
 use crate::flags::{self, Order, Words};
@@ -95,6 +97,13 @@ pub(crate) fn run(words: &[String]) -> u8 {
     let done = sealed.and(wishes).and_then(|wishes| carry_out(&context, command, parsed, wishes));
     match done {
         Ok(code) => code,
+        // When all but the program is there, it is the container's own words, as from runc's init.
+        Err(Failure::Start(error @ StartError::Exec { .. }))
+            if command.name == "run" && context.log.is_stderr() =>
+        {
+            eprintln!("{error}");
+            FAILURE
+        }
         Err(failure) => {
             let text = match command.name {
                 "create" | "run" => format!("{} {} failed: {failure}", help::NAME, command.name),

@@ -4,25 +4,51 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use skep_runtime::container::Rootfs;
-use skep_runtime::spec::oci::{Process, Spec};
-use skep_runtime::spec::{BundleError, read_bundle};
+use skep_runtime::spec::oci::{Capabilities, Process, Spec};
+use skep_runtime::spec::{BundleError, read_bundle_warned};
 
+use crate::app::Context;
 use crate::error::Failure;
+use crate::log::Level;
 
 /// Goes into the bundle's directory, and reads it.
-pub(crate) fn enter(directory: Option<&str>) -> Result<(PathBuf, Spec), Failure> {
+pub(crate) fn enter(context: &Context, directory: Option<&str>) -> Result<(PathBuf, Spec), Failure> {
     if let Some(directory) = directory {
         std::env::set_current_dir(directory).map_err(Failure::path("chdir", Path::new(directory)))?;
     }
     let bundle = std::env::current_dir().map_err(Failure::system("getwd"))?;
-    let spec = read_bundle(&bundle).map_err(|error| match error {
+    let (spec, warnings) = read_bundle_warned(&bundle).map_err(|error| match error {
         BundleError::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => Failure::NoConfig,
         BundleError::Read { path, source } => Failure::Path { action: "open", path, source },
         BundleError::Syntax { source, .. } => Failure::Json { what: "config.json".to_owned(), source },
         other => Failure::Refused(other.to_string()),
     })?;
+    for warning in warnings {
+        context.log.line(Level::Warning, &warning);
+    }
     check_process(spec.process().as_ref())?;
+    warn_ambient(context, spec.process().as_ref());
     Ok((bundle, spec))
+}
+
+/// Ambient capabilities that the process does not get, for they are not inheritable or not permitted (capabilities(7)).
+pub(crate) fn warn_ambient(context: &Context, process: Option<&Process>) {
+    let Some(sets) = process.and_then(|process| process.capabilities().as_ref()) else { return };
+    let mut lost: Vec<String> = sets
+        .ambient()
+        .iter()
+        .flatten()
+        .filter(|name| {
+            let lacks = |set: &Option<Capabilities>| !set.as_ref().is_some_and(|set| set.contains(name));
+            lacks(sets.inheritable()) || lacks(sets.permitted())
+        })
+        .map(|name| format!("CAP_{name}"))
+        .collect();
+    lost.sort_unstable();
+    for name in lost {
+        let text = format!("can't raise ambient capability {name}: operation not permitted");
+        context.log.line(Level::Warning, &text);
+    }
 }
 
 /// What a process has to have.

@@ -12,6 +12,7 @@ use std::path::Path;
 
 use skep_runtime::container::{self, Container, CreateOptions, Gate};
 use skep_runtime::process::{self, Process};
+use skep_runtime::seccomp::Filter;
 use skep_runtime::spec::oci::Spec;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -24,6 +25,7 @@ use crate::flags::Words;
 use crate::groups::Groups;
 use crate::hooks;
 use crate::lifecycle::destroy;
+use crate::log::Level;
 use crate::record::{Init, Record, has_own_pids};
 use crate::sockets::{self, Wishes};
 use crate::store::Slot;
@@ -43,7 +45,7 @@ pub(crate) fn create(
     wishes: Wishes,
     action: Action,
 ) -> Result<u8, Failure> {
-    let (bundle, mut spec) = bundle::enter(words.text("bundle"))?;
+    let (bundle, mut spec) = bundle::enter(context, words.text("bundle"))?;
     let id = words.arguments.first().map_or("", String::as_str);
     let (rootfs, root) = bundle::rootfs(&bundle, &spec)?;
     let detach = action == Action::Create || words.switch("detach");
@@ -94,6 +96,8 @@ pub(crate) fn create(
             rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))
                 .map_err(Failure::system("prctl"))?;
         }
+        context.log.line(Level::Debug, "nsexec container setup");
+        debug_seccomp(context, &spec);
         let container = container::create(CreateOptions {
             id,
             bundle: &bundle,
@@ -108,6 +112,8 @@ pub(crate) fn create(
             gate: gate(action, slot.path()),
             cgroup: Some((&groups.host, &groups.group)),
         })?;
+        context.log.line(Level::Debug, &format!("child process in init(): {}", container.pid()));
+        context.log.line(Level::Debug, "init: closing the pipe to signal completion");
         Ok((container, offer))
     });
     let (mut container, offer) = match made {
@@ -179,6 +185,15 @@ fn note(container: &Container, record: &mut Record, slot: &Slot, wishes: &Wishes
 fn give_up(context: &Context, slot: Slot, record: &Record, spec: &Spec) {
     if let Err(failure) = destroy(context, slot, record, Some(spec)) {
         context.warn(&failure);
+    }
+}
+
+/// The line by which runc's tests and people see what a filter is loaded with.
+pub(crate) fn debug_seccomp(context: &Context, spec: &Spec) {
+    let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    // One that is wrong fails where it is loaded.
+    if let Some(Ok(filter)) = profile.filter(|_| context.log.debug).map(Filter::compile) {
+        context.log.line(Level::Debug, &format!("seccomp filter flags: {}", filter.flags()));
     }
 }
 

@@ -44,8 +44,8 @@ pub(crate) enum Failure {
     Start(#[from] StartError),
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
-    #[error("error running {kind} hook: {source}")]
-    Hook { kind: &'static str, source: HookError },
+    #[error(transparent)]
+    Hook(#[from] HookError),
     #[error("unable to signal init: {}", reason(.0))]
     Signal(io::Error),
     #[error("{what}: {}", reason(source))]

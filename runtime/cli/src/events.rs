@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde::Serialize;
+
+use skep_runtime::cgroup::Stats;
 
 use crate::app::Context;
 use crate::error::Failure;
@@ -37,14 +39,33 @@ pub(crate) fn events(context: &Context, words: &Words) -> Result<(), Failure> {
     crate::watch::watch(id, &record, place, interval)
 }
 
+/// Says that it ran out of memory.
+pub(crate) fn out_of_memory(id: &str) -> Result<(), Failure> {
+    tell(&Event { kind: "oom", id, data: None })
+}
+
+fn tell(event: &Event<'_>) -> Result<(), Failure> {
+    let line = serde_json::to_string(event);
+    print(&format!("{}\n", line.map_err(|source| Failure::Json { what: "event".to_owned(), source })?))
+}
+
+/// A line, its members in runc's order: people match them by the beginning.
+#[derive(Serialize)]
+struct Event<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Stats>,
+}
+
 fn alive(status: Status) -> bool {
     !matches!(status, Status::Stopped | Status::Creating)
 }
 
 /// Prints the statistics of now.
 pub(crate) fn statistics(id: &str, place: &Place) -> Result<(), Failure> {
-    let line = json!({ "type": "stats", "id": id, "data": place.statistics()? });
-    print(&format!("{line}\n"))
+    tell(&Event { kind: "stats", id, data: Some(place.statistics()?) })
 }
 
 /// Go's notation of durations: `5s`, `1m30s`, `1.5h`, `100ms`.

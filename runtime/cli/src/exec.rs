@@ -4,13 +4,15 @@ use std::path::Path;
 
 use skep_runtime::container::{self, ExecOptions};
 use skep_runtime::spec::oci::{Capability, LinuxCapabilities, Process, Spec};
+use skep_runtime::spec::parse_process;
 
 use crate::app::Context;
 use crate::attend::{Signals, attend};
-use crate::bundle::check_process;
-use crate::create::opened;
+use crate::bundle::{check_process, warn_ambient};
+use crate::create::{debug_seccomp, opened};
 use crate::error::Failure;
 use crate::flags::Words;
+use crate::log::Level;
 use crate::record::Status;
 use crate::sockets::{self, Wishes};
 use crate::store::kept_spec;
@@ -33,7 +35,7 @@ pub(crate) fn exec(context: &Context, words: &Words, wishes: &Wishes) -> Result<
         _ => {}
     }
     let spec = kept_spec(&directory)?;
-    let process = process(words, &spec)?;
+    let process = process(context, words, &spec)?;
     let init = record.init.ok_or(Failure::NotRunning)?;
     let detach = words.switch("detach");
     let terminal = process.terminal() == Some(true);
@@ -46,6 +48,9 @@ pub(crate) fn exec(context: &Context, words: &Words, wishes: &Wishes) -> Result<
         (None, Some(path)) => (None, Some(sockets::connect(path)?)),
         (None, None) => (None, None),
     };
+    warn_ambient(context, Some(&process));
+    context.log.line(Level::Debug, "nsexec container setup");
+    debug_seccomp(context, &spec);
     let mut started = container::exec(ExecOptions {
         id,
         init: init.pid,
@@ -61,6 +66,8 @@ pub(crate) fn exec(context: &Context, words: &Words, wishes: &Wishes) -> Result<
     let run = (|| {
         let relay = offer.map(Offer::accept).transpose()?;
         let handle = opened(&started);
+        context.log.line(Level::Debug, &format!("child process in init(): {}", started.pid()));
+        context.log.line(Level::Debug, "setns_init: about to exec");
         started.start()?;
         wishes.tell(started.pid(), started.pidfd())?;
         if detach {
@@ -77,9 +84,9 @@ pub(crate) fn exec(context: &Context, words: &Words, wishes: &Wishes) -> Result<
 }
 
 /// The process, from a file, or from the container's own with what the command line changes.
-fn process(words: &Words, spec: &Spec) -> Result<Process, Failure> {
+fn process(context: &Context, words: &Words, spec: &Spec) -> Result<Process, Failure> {
     if let Some(path) = words.text("process") {
-        let process = read(Path::new(path))?;
+        let process = read(context, Path::new(path))?;
         check_process(Some(&process))?;
         return Ok(process);
     }
@@ -94,13 +101,19 @@ fn process(words: &Words, spec: &Spec) -> Result<Process, Failure> {
     Ok(process)
 }
 
-fn read(path: &Path) -> Result<Process, Failure> {
+fn read(context: &Context, path: &Path) -> Result<Process, Failure> {
     let size = std::fs::metadata(path).map_err(Failure::path("open", path))?.len();
     if size > PROCESS_BYTES_MAX {
         return Err(Failure::Refused(format!("{} is too large: {size} bytes", path.display())));
     }
     let text = std::fs::read(path).map_err(Failure::path("open", path))?;
-    serde_json::from_slice(&text).map_err(|source| Failure::Json { what: path.display().to_string(), source })
+    let parsed = parse_process(&text);
+    let (process, warnings) =
+        parsed.map_err(|source| Failure::Json { what: path.display().to_string(), source })?;
+    for warning in warnings {
+        context.log.line(Level::Warning, &warning);
+    }
+    Ok(process)
 }
 
 fn change(process: &mut Process, words: &Words) -> Result<(), Failure> {
@@ -184,7 +197,13 @@ mod tests {
         let command = COMMANDS.iter().find(|command| command.name == "exec").unwrap();
         let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
         let words = crate::flags::parse(command.flags, command.order, &words).unwrap();
-        process(&words, &crate::spec::example(true))
+        let context = Context {
+            log: crate::log::Log::default(),
+            store: crate::store::Store::new("/nowhere".into()),
+            own_root: true,
+            systemd: false,
+        };
+        process(&context, &words, &crate::spec::example(true))
     }
 
     #[test]

@@ -86,7 +86,7 @@ impl Place {
             };
             let path = path.trim_start_matches('/');
             if Path::new(path).components().any(|part| part == std::path::Component::ParentDir) {
-                return Err(wrong(text, "it leads out of the container's cgroup"));
+                return Err(Failure::Refused(format!("bad sub cgroup path: {text}")));
             }
             for controller in controllers.split(',') {
                 if controller.is_empty() && !controllers.is_empty() {
@@ -95,7 +95,9 @@ impl Place {
                 match paths.get_mut(controller) {
                     Some(directory) if !path.is_empty() => directory.push(path),
                     Some(_) => {}
-                    None => return Err(wrong(text, "there is no such hierarchy")),
+                    None => {
+                        return Err(Failure::Refused(format!("unknown controller {controller} in {text}")));
+                    }
                 }
             }
         }

@@ -11,8 +11,7 @@ pub(crate) fn poststart(spec: &Spec, record: &Record) -> Result<(), Failure> {
     let Some(list) = spec.hooks().as_ref().and_then(|hooks| hooks.poststart().as_ref()) else {
         return Ok(());
     };
-    hooks::run(list, &record.for_hooks(ContainerState::Running))
-        .map_err(|source| Failure::Hook { kind: "poststart", source })
+    Ok(hooks::run("poststart", list, &record.for_hooks(ContainerState::Running))?)
 }
 
 /// Runs the hooks of a deleted container, each whatever became of the one before. Returns what failed.
@@ -21,9 +20,6 @@ pub(crate) fn poststop(spec: &Spec, record: &Record) -> Vec<Failure> {
         return Vec::new();
     };
     let state = record.for_hooks(ContainerState::Stopped);
-    let run = |hook| {
-        let failed = hooks::run(std::slice::from_ref(hook), &state).err()?;
-        Some(Failure::Hook { kind: "poststop", source: failed })
-    };
-    list.iter().filter_map(run).collect()
+    let run = |index| Some(hooks::run_at("poststop", list, index, &state).err()?.into());
+    (0..list.len()).filter_map(run).collect()
 }

@@ -49,19 +49,22 @@ pub(crate) fn kill(context: &Context, words: &Words) -> Result<(), Failure> {
 
 fn signal_container(record: &Record, signal: i32, all: bool) -> Result<(), Failure> {
     let kills = signal == libc::SIGKILL;
+    let init = record.init.and_then(Init::open);
+    let mut others = false;
     if all || (kills && !record.own_pids) {
-        // Without a PID namespace of its own the others would outlive the init.
+        // Without a PID namespace of its own the others outlive the init.
         if let Some(place) = &record.cgroup {
+            others = !place.pids().is_empty();
             place.signal(signal);
         }
-        if all && record.init.and_then(Init::open).is_none() {
-            return Ok(());
-        }
     }
-    let init = record.init.and_then(Init::open).ok_or(Failure::NotRunning)?;
-    match init.signal(signal) {
-        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Err(Failure::NotRunning),
-        sent => sent.map_err(Failure::Signal)?,
+    match init.ok_or(Failure::NotRunning).and_then(|init| init.signal(signal).map_err(Failure::Signal)) {
+        // The signal to all was the init's end too, or had others to go to.
+        Err(Failure::NotRunning) if all || others => {}
+        Err(Failure::Signal(error)) if error.raw_os_error() == Some(libc::ESRCH) => {
+            return if all || others { Ok(()) } else { Err(Failure::NotRunning) };
+        }
+        sent => sent?,
     }
     if kills && let Some(place) = &record.cgroup {
         // On v1 a frozen process dies only once it is thawed.

@@ -45,6 +45,11 @@ impl Log {
         Ok(())
     }
 
+    /// Whether lines go to standard error.
+    pub(crate) fn is_stderr(&self) -> bool {
+        self.file.is_none()
+    }
+
     /// One line. What cannot be logged is lost: there is nowhere else to say it.
     pub(crate) fn line(&self, level: Level, message: &str) {
         if level == Level::Debug && !self.debug {

@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use serde_json::json;
 use skep_runtime::cgroup::OomEvent;
 
 use crate::error::Failure;
+use crate::events::out_of_memory;
 use crate::events::statistics;
 use crate::groups::Place;
 use crate::record::{Init, Record};
-use crate::show::print;
 
 /// Prints until the container's end.
 pub(crate) fn watch(id: &str, record: &Record, place: &Place, interval: Duration) -> Result<(), Failure> {
@@ -26,7 +25,7 @@ pub(crate) fn watch(id: &str, record: &Record, place: &Place, interval: Duration
         let [ended, oom] = fds.map(|fd| !fd.revents().is_empty());
         if oom {
             match ooms.read().map_err(Failure::system("read"))? {
-                Some(OomEvent::Oom) => print(&format!("{}\n", json!({ "type": "oom", "id": id })))?,
+                Some(OomEvent::Oom) => out_of_memory(id)?,
                 Some(OomEvent::Gone) => return Ok(()),
                 Some(OomEvent::Other) | None => {}
             }

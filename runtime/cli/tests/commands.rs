@@ -8,6 +8,8 @@
 
 #[path = "commands/cases.rs"]
 mod cases;
+#[path = "commands/conformance.rs"]
+mod conformance;
 #[path = "commands/house.rs"]
 mod house;
 #[path = "commands/probe.rs"]
@@ -24,10 +26,14 @@ fn main() -> ExitCode {
     run_tests(&args[1..])
 }
 
+fn all() -> impl Iterator<Item = &'static cases::Case> {
+    cases::CASES.iter().chain(conformance::CASES)
+}
+
 /// As cargo's own runner: a filter, and `--list`.
 fn run_tests(args: &[String]) -> ExitCode {
     if args.iter().any(|arg| arg == "--list") {
-        for (name, _) in cases::CASES {
+        for (name, _) in all() {
             println!("{name}: test");
         }
         return ExitCode::SUCCESS;
@@ -37,7 +43,7 @@ fn run_tests(args: &[String]) -> ExitCode {
     let chosen =
         |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));
     let mut failed = Vec::new();
-    for (name, case) in cases::CASES.iter().filter(|case| chosen(case.0)) {
+    for (name, case) in all().filter(|case| chosen(case.0)) {
         let result = std::panic::catch_unwind(AssertUnwindSafe(case));
         println!("test {name} ... {}", if result.is_ok() { "ok" } else { "FAILED" });
         if result.is_err() {

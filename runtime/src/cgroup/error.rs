@@ -34,7 +34,9 @@ pub enum CgroupError {
         field: &'static str,
     },
     /// `unified` is for v2.
-    #[error("the resources' unified settings need cgroup v2, this host has v1 controllers")]
+    #[error(
+        "invalid configuration: the resources' unified settings need cgroup v2, this host has v1 controllers"
+    )]
     UnifiedOnV1,
     /// A key of `unified` that is no file of a controller.
     #[error("the unified resource {file:?} is not of the form CONTROLLER.PARAMETER")]
@@ -105,7 +107,7 @@ pub enum CgroupError {
         processes: usize,
     },
     /// Nothing could run in the group.
-    #[error("the cgroup {} is frozen", path.display())]
+    #[error("container's cgroup unexpectedly frozen: {}", path.display())]
     Frozen {
         /// The group.
         path: PathBuf,

@@ -79,7 +79,7 @@ pub enum CreateError {
         source: io::Error,
     },
     /// A bind mount's source could not be taken.
-    #[error("cannot bind {} to {}: {source}", from.display(), to.display())]
+    #[error("cannot bind {} to {}: {}", from.display(), to.display(), reason(source))]
     BindSource {
         /// The source.
         from: PathBuf,
@@ -90,7 +90,7 @@ pub enum CreateError {
         source: io::Error,
     },
     /// An option of a mount was refused.
-    #[error("cannot mount {} at {} with {option}: {source}", from.display(), to.display())]
+    #[error("error during container init: error mounting {:?} to rootfs at {:?}: {option}: {}", from.display().to_string(), to.display().to_string(), reason(source))]
     MountOption {
         /// The source.
         from: PathBuf,
@@ -143,7 +143,7 @@ pub enum CreateError {
     #[error(transparent)]
     Seccomp(#[from] SeccompError),
     /// The agent for seccomp notifications did not get the listener.
-    #[error("cannot give the seccomp listener to the agent at {}: {source}", path.display())]
+    #[error("failed to connect with seccomp agent at {}: {}", path.display(), reason(source))]
     SeccompAgent {
         /// The profile's `listenerPath`.
         path: PathBuf,
@@ -155,10 +155,10 @@ pub enum CreateError {
     #[error(transparent)]
     Hook(#[from] HookError),
     /// A hook inside the container's namespaces failed.
-    #[error("container set-up failed: {step}: {reason}")]
+    #[error("error running createContainer hook #{index}: {reason}")]
     InnerHook {
-        /// The step.
-        step: String,
+        /// Its place among those of its kind.
+        index: u32,
         /// How it ended.
         reason: String,
     },
@@ -184,7 +184,7 @@ pub enum CreateError {
     #[error("cannot make a process in new namespaces")]
     Clone(#[source] io::Error),
     /// A step inside the new process failed.
-    #[error("container set-up failed: {step}: {source}")]
+    #[error("error during container init: {step}: {}", reason(source))]
     Step {
         /// The step.
         step: String,
@@ -235,8 +235,10 @@ pub enum StartError {
         source: io::Error,
     },
     /// A start hook failed.
-    #[error("a startContainer hook failed: {reason}")]
+    #[error("error running startContainer hook #{index}: {reason}")]
     Hook {
+        /// Its place among those of its kind.
+        index: u32,
         /// How it ended.
         reason: String,
     },
@@ -277,17 +279,26 @@ fn reason(error: &io::Error) -> String {
         Some(libc::EACCES) => "permission denied".to_owned(),
         Some(libc::ENOEXEC) => "exec format error".to_owned(),
         Some(libc::EISDIR) => "is a directory".to_owned(),
-        _ => error.to_string(),
+        Some(number) => nix::errno::Errno::from_raw(number).desc().to_ascii_lowercase(),
+        None => error.to_string(),
     }
 }
 
 /// How a hook inside the container ended.
-pub(super) fn hook_reason(status: i32) -> String {
+pub(super) fn hook_reason(status: i32, output: &str) -> String {
     use std::os::unix::process::ExitStatusExt as _;
-    match status {
-        -1 => "it was killed, its time was up".to_owned(),
-        status => std::process::ExitStatus::from_raw(status).to_string(),
+    let ended = std::process::ExitStatus::from_raw(status);
+    let mut reason = match (status, ended.signal()) {
+        (-1, _) => "it was killed, its time was up".to_owned(),
+        // As Go says it: mostly a seccomp filter's doing.
+        (_, Some(libc::SIGSYS)) => "signal: bad system call".to_owned(),
+        _ => ended.to_string(),
+    };
+    if !output.is_empty() {
+        reason.push_str(": ");
+        reason.push_str(output);
     }
+    reason
 }
 
 /// What became of the exec, by the init's last word.
@@ -298,7 +309,9 @@ pub(super) fn started(command: &str, last: Option<Message>) -> Result<(), StartE
         Some(Message::NotExecutable(errno)) => {
             Err(StartError::Exec { command: command.to_owned(), source: errno.into() })
         }
-        Some(Message::HookFailed { status, .. }) => Err(StartError::Hook { reason: hook_reason(status) }),
+        Some(Message::HookFailed { index, status, note }) => {
+            Err(StartError::Hook { index, reason: hook_reason(status, &note.text()) })
+        }
         Some(_) => Err(StartError::Died),
     }
 }

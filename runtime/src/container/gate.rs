@@ -26,10 +26,14 @@ use super::error::started;
 use super::{CreateError, StartError, pipe};
 
 /// Name of the pipe for the byte.
-const GATE_NAME: &str = "exec.gate";
+const GATE_NAME: &str = "exec.fifo";
 
-/// Name of the pipe for the outcome.
-const STATUS_NAME: &str = "exec.status";
+/// Directory of the pipe for the outcome.
+const STATUS_DIRECTORY: &str = "outcome";
+
+/// Name of the pipe for the outcome. The init holds both open while it waits; this is the one name that tools which look
+/// for leaked descriptors know of runc.
+const STATUS_NAME: &str = "outcome/exec.fifo";
 
 /// Longest wait for the exec after the byte: start hooks run in between and have their own time.
 pub(super) const EXEC_WAIT_MAX: Duration = Duration::from_secs(60);
@@ -61,6 +65,8 @@ impl Gate {
             return Ok(Ends { read, write, told: None });
         };
         let open = || -> Result<Ends, Errno> {
+            let mode = Mode::RWXU;
+            rustix::fs::mkdir(directory.join(STATUS_DIRECTORY), mode)?;
             for name in [GATE_NAME, STATUS_NAME] {
                 let mode = Mode::RUSR | Mode::WUSR;
                 rustix::fs::mknodat(rustix::fs::CWD, directory.join(name), FileType::Fifo, mode, 0)?;

@@ -36,6 +36,17 @@ pub enum HookError {
         /// What is wrong.
         reason: &'static str,
     },
+    /// One of several.
+    #[error("error running {kind} hook #{index}: {source}")]
+    InRow {
+        /// The member of the spec's hooks.
+        kind: &'static str,
+        /// Its place there.
+        index: usize,
+        /// The cause.
+        #[source]
+        source: Box<HookError>,
+    },
     /// The state could not be handed over.
     #[error("cannot prepare the state for hooks: {0}")]
     State(#[source] io::Error),
@@ -85,16 +96,25 @@ pub fn check(hooks: &[Hook]) -> Result<(), HookError> {
     Ok(())
 }
 
-/// Runs hooks in order in this process's namespaces. The first that fails ends the row.
+/// Runs the hooks of a kind in order in this process's namespaces. The first that fails ends the row.
 ///
 /// # Errors
 /// [`HookError`].
-pub fn run(hooks: &[Hook], state: &State) -> Result<(), HookError> {
+pub fn run(kind: &'static str, hooks: &[Hook], state: &State) -> Result<(), HookError> {
     check(hooks)?;
-    for hook in hooks {
-        run_one(hook, state)?;
+    for index in 0..hooks.len() {
+        run_at(kind, hooks, index, state)?;
     }
     Ok(())
+}
+
+/// Runs one of them.
+///
+/// # Errors
+/// [`HookError`].
+pub fn run_at(kind: &'static str, hooks: &[Hook], index: usize, state: &State) -> Result<(), HookError> {
+    let Some(hook) = hooks.get(index) else { return Ok(()) };
+    run_one(hook, state).map_err(|source| HookError::InRow { kind, index, source: Box::new(source) })
 }
 
 /// The state in a file without a name, to be somebody's standard input. A pipe would block on a hook that reads nothing.
@@ -214,7 +234,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let to = dir.path().join("out");
         let script = format!("{{ cat; env; }} > {}", to.display());
-        run(&[shell(&script, None)], &some_state()).unwrap();
+        run("createRuntime", &[shell(&script, None)], &some_state()).unwrap();
         let text = std::fs::read_to_string(to).unwrap();
         assert!(text.contains("\"id\":\"x\"") && text.contains("\"pid\":7"), "{text}");
         assert!(text.contains("GIVEN=yes") && !text.contains("HOME="), "{text}");
@@ -225,14 +245,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let never = format!("touch {}", dir.path().join("never").display());
         let hooks = [shell("echo no luck >&2; exit 3", None), shell(&never, None)];
-        let error = run(&hooks, &some_state()).unwrap_err().to_string();
+        let error = run("createRuntime", &hooks, &some_state()).unwrap_err().to_string();
+        assert!(error.starts_with("error running createRuntime hook #0: "), "{error}");
         assert!(error.contains("exit status: 3") && error.contains("no luck"), "{error}");
         assert!(!dir.path().join("never").exists());
     }
 
     #[test]
     fn a_hook_that_never_ends_is_ended() {
-        let error = run(&[shell("exec sleep 1000", Some(1))], &some_state()).unwrap_err();
+        let error = run_one(&shell("exec sleep 1000", Some(1)), &some_state()).unwrap_err();
         assert!(matches!(error, HookError::Timeout { .. }), "{error}");
     }
 

@@ -334,8 +334,8 @@ impl Container {
                 step: error::step_text(&name(step), errno, &note.text()),
                 source: errno.into(),
             },
-            Message::HookFailed { step, status } => {
-                CreateError::InnerHook { step: name(step), reason: error::hook_reason(status) }
+            Message::HookFailed { index, status, note } => {
+                CreateError::InnerHook { index, reason: error::hook_reason(status, &note.text()) }
             }
             Message::NotFound => CreateError::CommandNotFound { command: self.command.clone() },
             Message::NotExecutable(errno) => {
@@ -372,8 +372,8 @@ impl About<'_> {
         // `prestart` is deprecated and still what the engines use.
         #[allow(deprecated)]
         let prestart = all.prestart();
-        for list in [prestart, all.create_runtime()] {
-            hooks::run(list.as_deref().unwrap_or_default(), &state)?;
+        for (kind, list) in [("prestart", prestart), ("createRuntime", all.create_runtime())] {
+            hooks::run(kind, list.as_deref().unwrap_or_default(), &state)?;
         }
         if let Some(files) = files {
             let pid = inner_pid(pid).map_err(HookError::State)?;

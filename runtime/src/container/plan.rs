@@ -100,8 +100,11 @@ impl Outside {
 /// A program that the child runs.
 pub(super) struct HookPlan {
     pub(super) path: CString,
+    /// Its place among those of its kind.
+    pub(super) index: u32,
     pub(super) argv: CStringArray,
-    pub(super) envp: CStringArray,
+    /// `None`: the process's.
+    pub(super) envp: Option<CStringArray>,
     pub(super) timeout_ms: Option<i32>,
 }
 
@@ -111,8 +114,8 @@ pub(super) struct HookFiles {
     pub(super) creating: OwnedFd,
     /// The state after it.
     pub(super) created: OwnedFd,
-    /// For their output.
-    pub(super) null: OwnedFd,
+    /// For their output, which is told if one fails.
+    pub(super) output: OwnedFd,
 }
 
 /// One step. Errors are reported by its index.
@@ -150,8 +153,11 @@ pub(super) enum Step {
     RuntimeHooks,
     /// Run a hook here.
     Hook(HookPlan),
-    /// Nothing that is mounted from here on reaches the host.
-    PrivateMounts,
+    /// Nothing that is mounted from here on reaches the host. With `slave`, what the host mounts still comes in, so that
+    /// copies of its mounts can go on with that.
+    PrivateMounts {
+        slave: bool,
+    },
     /// The host's `/dev/null`, checked to be it, for masking files (CVE-2025-31133).
     OpenNull,
     /// A procfs of this PID namespace that no mount can cover, for writing below `/proc` (CVE-2025-52881).
@@ -186,6 +192,10 @@ pub(super) enum Step {
     ReadonlyRoot,
     /// The root becomes `/` and the host's mounts go.
     PivotRoot,
+    /// The root becomes `/` of this process alone, in a mount namespace that is not the container's.
+    Chroot,
+    /// As `Chroot`, into the root of a container that runs already.
+    EnterRoot(OwnedFd),
     /// The same where pivot_root(2) cannot leave the old root. The host's procfs and sysfs mounts, which go first.
     MoveRoot(Vec<CString>),
     /// How mounts below the new root spread.
@@ -219,8 +229,9 @@ pub(super) enum Step {
 
 /// The root filesystem, before it is attached.
 pub(super) enum RootMount {
-    /// A detached mount, and the host directory that it is attached over in the new mount namespace.
-    Detached { mount: OwnedFd, over: CString },
+    /// A detached mount, and the host directory that it is attached over in the new mount namespace; without one of its
+    /// own the container lives in the detached tree.
+    Detached { mount: OwnedFd, over: Option<CString> },
     /// For kernels without `lowerdir+` (before 6.7): mount(2)'s options, which name the layers by the numbers of these
     /// descriptors. The child opens the paths again under the same numbers: overlayfs takes no layer that was opened
     /// in another mount namespace.
@@ -231,7 +242,38 @@ pub(super) enum RootMount {
 pub(super) enum MountSource {
     /// A detached copy of a host's directory or file.
     Tree(OwnedFd),
+    /// A copy that is only made when its turn comes.
+    Copy(Box<Copy>),
     Filesystem(Box<Filesystem>),
+}
+
+/// A directory or file to be copied by the child: so are mounts in the order of the spec, which shows in the container's
+/// mount table (Linux lists them by age since 6.8), and may be copies of earlier ones.
+pub(super) struct Copy {
+    pub(super) from: CopyFrom,
+    pub(super) recursive: bool,
+    /// A user namespace whose ID maps hold for the mount, and whether for those below it too.
+    pub(super) idmap: Option<(OwnedFd, bool)>,
+    pub(super) changes: Vec<Change>,
+}
+
+/// What is copied.
+pub(super) enum CopyFrom {
+    /// Of the host, by a path without links, and what it has to be.
+    Host { path: CString, identity: (u64, u64) },
+    /// Of the container's own root, by the path below it.
+    Root(CString),
+}
+
+/// A change of a mount's attributes (mount_setattr(2)).
+pub(super) struct Change {
+    pub(super) set: u64,
+    pub(super) clear: u64,
+    /// The propagation; 0 leaves it.
+    pub(super) mode: u64,
+    pub(super) recursive: bool,
+    /// What it is about, for a person.
+    pub(super) what: &'static str,
 }
 
 /// A new filesystem.
@@ -364,11 +406,13 @@ impl Step {
             Self::OwnStdio(uid) => format!("give the standard descriptors to user {}", uid.as_raw()),
             Self::RuntimeHooks => "run the runtime's hooks".to_owned(),
             Self::Hook(hook) => format!("run the hook {}", shown(&hook.path)),
-            Self::PrivateMounts => "make mounts private".to_owned(),
+            Self::PrivateMounts { .. } => "make mounts private".to_owned(),
             Self::OpenNull => "open the host's /dev/null".to_owned(),
             Self::OpenProc => "open a private procfs".to_owned(),
             Self::AttachRoot(_) => "attach the root filesystem".to_owned(),
-            Self::Mount { target, label, .. } => format!("mount {label} at {}", target.shown()),
+            Self::Mount { target, label, .. } => {
+                format!("error mounting {label:?} to rootfs at {:?}", target.shown())
+            }
             Self::Seal(target) => format!("make {} read-only", target.shown()),
             Self::Directory(target, ..) => format!("make the directory {}", target.shown()),
             Self::Remount(target, _) => format!("change the mount at {}", target.shown()),
@@ -382,7 +426,9 @@ impl Step {
             Self::ReadonlyPath(path) => format!("make /{} read-only", shown(path)),
             Self::MaskedPath(path, _) => format!("mask /{}", shown(path)),
             Self::ReadonlyRoot => "make the root filesystem read-only".to_owned(),
-            Self::PivotRoot | Self::MoveRoot(_) => "change the root".to_owned(),
+            Self::PivotRoot | Self::Chroot | Self::EnterRoot(_) | Self::MoveRoot(_) => {
+                "change the root".to_owned()
+            }
             Self::RootPropagation(_) => "set the root's propagation".to_owned(),
             Self::OomScore(value) => format!("set process.oomScoreAdj to {}", String::from_utf8_lossy(value)),
             Self::Rlimit { name, soft, hard, .. } => format!("set {name} to {soft}:{hard}"),

@@ -49,7 +49,7 @@ pub(super) fn open(rootfs: &Rootfs, bundle: &Path, inherited: Option<u64>) -> Re
             };
             let mount =
                 take().map_err(|errno| CreateError::OpenRoot { path: path.clone(), source: errno.into() })?;
-            Ok(RootMount::Detached { mount, over })
+            Ok(RootMount::Detached { mount, over: Some(over) })
         }
         Rootfs::Overlay { lower, upper, work } => {
             let over = c_string(bundle.as_os_str().as_bytes(), "the bundle's path")?;
@@ -105,7 +105,7 @@ fn overlay(lower: &[PathBuf], upper: &Path, work: &Path, over: CString) -> Resul
     fsconfig_create(&context).map_err(|errno| fail("create".to_owned(), errno))?;
     let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty());
     let mount = mount.map_err(|errno| fail("mount".to_owned(), errno))?;
-    Ok(RootMount::Detached { mount, over })
+    Ok(RootMount::Detached { mount, over: Some(over) })
 }
 
 /// Whether overlayfs leaves its options unread until the mount is made, as before Linux 6.5: then `lowerdir+` seems to

@@ -12,8 +12,11 @@ use serde_json::{Map, Value};
 /// The five sets of `process.capabilities`.
 const CAPABILITY_SETS: [&str; 5] = ["bounding", "effective", "inheritable", "permitted", "ambient"];
 
-/// The spec's name of a scheduler flag, and the crate's.
-const DL_OVERRUN: (&str, &str) = ("SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_D_L_OVERRUN");
+/// The spec's names of scheduler flags, and the crate's.
+const SCHEDULER_FLAGS: [(&str, &str); 2] = [
+    ("SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_D_L_OVERRUN"),
+    ("SCHED_FLAG_RESET_ON_FORK", "SCHED_RESET_ON_FORK"),
+];
 
 /// Reads a spec. The second part is what a person should know about it.
 ///
@@ -93,8 +96,10 @@ fn mend(process: &mut Map<String, Value>, warnings: &mut Vec<String>) {
     }
     let flags = process.get_mut("scheduler").and_then(|scheduler| scheduler.get_mut("flags"));
     for flag in flags.and_then(Value::as_array_mut).into_iter().flatten() {
-        if flag == DL_OVERRUN.0 {
-            *flag = Value::from(DL_OVERRUN.1);
+        for (name, theirs) in SCHEDULER_FLAGS {
+            if flag == name {
+                *flag = Value::from(theirs);
+            }
         }
     }
 }
@@ -147,12 +152,12 @@ mod tests {
     #[test]
     fn a_process_needs_no_user_and_no_odd_spelling() {
         let (process, warnings) = parse_process(
-            br#"{"cwd": "/", "scheduler": {"policy": "SCHED_DEADLINE", "flags": ["SCHED_FLAG_DL_OVERRUN"]}}"#,
+            br#"{"cwd": "/", "scheduler": {"policy": "SCHED_DEADLINE", "flags": ["SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_RESET_ON_FORK"]}}"#,
         )
         .unwrap();
         assert!(warnings.is_empty());
         let flags = process.scheduler().as_ref().unwrap().flags().clone().unwrap();
-        assert_eq!(flags, [LinuxSchedulerFlag::SchedFlagDLOverrun]);
+        assert_eq!(flags, [LinuxSchedulerFlag::SchedFlagDLOverrun, LinuxSchedulerFlag::SchedResetOnFork]);
         // What is written is read again.
         assert_eq!(parse_process(&serde_json::to_vec(&process).unwrap()).unwrap().0, process);
     }

@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::house::{House, wait};
 
-type Case = (&'static str, fn());
+pub(crate) type Case = (&'static str, fn());
 
 /// What is done to a specification.
 type Change = fn(&mut serde_json::Value);

@@ -24,6 +24,29 @@ pub(crate) fn main(args: &[String]) -> ExitCode {
             eprintln!("{stderr}");
             ExitCode::SUCCESS
         }
+        ["complain", words] => {
+            eprintln!("{words}");
+            ExitCode::from(3)
+        }
+        ["touch", path] => {
+            drop(std::fs::File::create(path).unwrap());
+            ExitCode::SUCCESS
+        }
+        ["need-env", name, value] => ExitCode::from(u8::from(std::env::var(name).as_deref() != Ok(*value))),
+        ["read", path] => {
+            print!("{}", std::fs::read_to_string(path).unwrap());
+            ExitCode::SUCCESS
+        }
+        ["namespace", name] => {
+            println!("{}", std::fs::read_link(format!("/proc/self/ns/{name}")).unwrap().display());
+            ExitCode::SUCCESS
+        }
+        ["list", path] => {
+            for entry in std::fs::read_dir(path).unwrap() {
+                println!("{}", entry.unwrap().file_name().to_str().unwrap());
+            }
+            ExitCode::SUCCESS
+        }
         // A descriptor that was handed in.
         ["read-fd", number] => {
             print!("{}", std::fs::read_to_string(format!("/proc/self/fd/{number}")).unwrap());

@@ -119,6 +119,8 @@ fn parse(rule: &LinuxDeviceCgroup) -> Result<Rule, &'static str> {
             'r' => READ,
             'w' => WRITE,
             'm' => MKNOD,
+            // "All", of the kind field, is a slip that runc passes over.
+            'a' => 0,
             _ => return Err("access is made of r, w and m"),
         };
     }

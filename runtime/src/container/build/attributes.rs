@@ -51,7 +51,15 @@ pub(super) fn plan(process: &Process, around: &Surroundings<'_>) -> Result<Vec<A
     }
     attributes.extend(affinity(process, around.init)?);
     if let Some(scheduler) = process.scheduler() {
-        attributes.push(self::scheduler(scheduler)?);
+        let mut planned = self::scheduler(scheduler)?;
+        if let Attribute::Scheduler { shown, .. } = &mut planned
+            && *scheduler.policy() == LinuxSchedulerPolicy::SchedDeadline
+            && around.linux.resources().as_ref().is_some_and(limits_processors)
+        {
+            // sched_setattr(2) refuses it to who may not run on all.
+            shown.push_str(" (process scheduler can't be used together with AllowedCPUs)");
+        }
+        attributes.push(planned);
     }
     if let Some(priority) = process.io_priority() {
         attributes.push(io_priority(priority)?);
@@ -64,6 +72,11 @@ pub(super) fn plan(process: &Process, around: &Surroundings<'_>) -> Result<Vec<A
         attributes.push(memory_policy(policy)?);
     }
     Ok(attributes)
+}
+
+fn limits_processors(resources: &oci_spec::runtime::LinuxResources) -> bool {
+    let cpus = resources.cpu().as_ref().and_then(|cpu| cpu.cpus().as_ref());
+    cpus.is_some_and(|cpus| !cpus.is_empty())
 }
 
 /// Where a process of `exec` runs before it is in the container's cgroup.
@@ -185,7 +198,8 @@ fn memory_policy(wanted: &LinuxMemoryPolicy) -> Result<Attribute, CreateError> {
     use MemoryPolicyModeType as Mode;
     let list = wanted.nodes().as_deref().unwrap_or_default();
     let nodes = if list.trim().is_empty() { Some(Vec::new()) } else { numbers(list, NODE_MAX) };
-    let nodes = nodes.ok_or_else(|| invalid(format!("linux.memoryPolicy.nodes {list:?}")))?;
+    let nodes = nodes
+        .ok_or_else(|| invalid(format!("linux.memoryPolicy: invalid memory policy node list {list:?}")))?;
     let (number, refused) = match wanted.mode() {
         Mode::MpolDefault => (0, !nodes.is_empty()),
         Mode::MpolPreferred => (1, false),
@@ -198,7 +212,7 @@ fn memory_policy(wanted: &LinuxMemoryPolicy) -> Result<Attribute, CreateError> {
     let name = wanted.mode().to_string();
     if refused {
         let count = if nodes.is_empty() { "without" } else { "with" };
-        return Err(invalid(format!("linux.memoryPolicy.mode {name} {count} nodes")));
+        return Err(invalid(format!("linux.memoryPolicy: invalid memory policy mode {name} {count} nodes")));
     }
     let flags = wanted.flags().iter().flatten().fold(0, |all, flag| {
         all | match flag {

@@ -3,7 +3,7 @@
 use std::os::unix::ffi::OsStrExt as _;
 
 use oci_spec::runtime::{Hook, Spec};
-use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create};
+use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::Builder;
 use crate::container::plan::{HookFiles, HookPlan, Step};
@@ -33,19 +33,15 @@ impl Builder<'_> {
             return Ok(Hooks::default());
         }
         self.steps.push(Step::RuntimeHooks);
-        for hook in all.create_container().iter().flatten() {
-            self.steps.push(Step::Hook(plan(hook)?));
+        for (index, hook) in all.create_container().iter().flatten().enumerate() {
+            self.steps.push(Step::Hook(plan(index, hook, false)?));
         }
-        let null = rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
         let file =
             || memfd_create("state", MemfdFlags::CLOEXEC).map_err(|errno| CreateError::Pipe(errno.into()));
+        let start = all.start_container().iter().flatten().enumerate();
         Ok(Hooks {
-            start: all.start_container().iter().flatten().map(plan).collect::<Result<_, _>>()?,
-            files: Some(HookFiles {
-                creating: file()?,
-                created: file()?,
-                null: null.map_err(|errno| CreateError::Pipe(errno.into()))?,
-            }),
+            start: start.map(|(index, hook)| plan(index, hook, true)).collect::<Result<_, _>>()?,
+            files: Some(HookFiles { creating: file()?, created: file()?, output: file()? }),
         })
     }
 }
@@ -55,14 +51,22 @@ fn strings(list: &[String], what: &'static str) -> Result<CStringArray, CreateEr
     Ok(CStringArray::new(list))
 }
 
-fn plan(hook: &Hook) -> Result<HookPlan, CreateError> {
+/// `inherits`: without an environment of its own it gets the process's, as it always did in runc: it is a program of the
+/// container's.
+fn plan(index: usize, hook: &Hook, inherits: bool) -> Result<HookPlan, CreateError> {
     let path = c_string(hook.path().as_os_str().as_bytes(), "a hook's path")?;
     let default = [hook.path().display().to_string()];
     let args = hook.args().as_deref().filter(|args| !args.is_empty()).unwrap_or(&default);
+    let env = hook.env().as_deref().unwrap_or_default();
     Ok(HookPlan {
         path,
+        index: u32::try_from(index).unwrap_or(u32::MAX),
         argv: strings(args, "a hook's argument")?,
-        envp: strings(hook.env().as_deref().unwrap_or_default(), "a hook's environment variable")?,
+        envp: if inherits && env.is_empty() {
+            None
+        } else {
+            Some(strings(env, "a hook's environment variable")?)
+        },
         timeout_ms: hook
             .timeout()
             .map(|seconds| i32::try_from(seconds.saturating_mul(1000)).unwrap_or(i32::MAX)),

@@ -12,17 +12,19 @@ mod namespaces;
 pub(super) mod process;
 mod settings;
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{Linux, Process, Spec};
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Gid, Uid};
 
 use self::mounts::{Mounts, move_root};
 use self::process::{PlannedProcess, Surroundings};
-use super::plan::{Outside, Plan, Step, Target};
+use super::plan::{Outside, Plan, RootMount, Step, Target};
 use super::{CreateError, CreateOptions, ExecOptions, Rootfs, Stdio, c_string, net_devices, resctrl, rootfs};
 
 /// Makes the plan of a container's init.
@@ -30,7 +32,11 @@ pub(in crate::container) fn build(options: CreateOptions<'_>, ends: Ends) -> Res
     let spec = options.spec;
     let linux = spec.linux().clone().unwrap_or_default();
     let process = spec.process().as_ref().ok_or_else(|| CreateError::Invalid("no process".to_owned()))?;
-    let mut builder = Builder::new(options.bundle, Mounts::new(&linux, options.cgroup)?);
+    let over = match options.rootfs {
+        Rootfs::Directory(path) => (path.as_path(), true),
+        Rootfs::Overlay { .. } => (options.bundle, false),
+    };
+    let mut builder = Builder::new(options.bundle, Mounts::new(&linux, options.cgroup, over)?);
     if let Some((_, group)) = options.cgroup {
         builder.steps.extend(group.open_v1_procs()?.into_iter().map(Step::JoinCgroup));
     }
@@ -43,8 +49,21 @@ pub(in crate::container) fn build(options: CreateOptions<'_>, ends: Ends) -> Res
         builder.steps.push(Step::Attribute(wait));
         devices
     });
-    builder.steps.extend([Step::PrivateMounts, Step::OpenNull, Step::OpenProc]);
-    let root = rootfs::open(options.rootfs, options.bundle, builder.mounts.inherited())?;
+    let slave = builder.mounts.copies_slaves();
+    if builder.mounts.namespace() {
+        builder.steps.push(Step::PrivateMounts { slave });
+    }
+    builder.steps.extend([Step::OpenNull, Step::OpenProc]);
+    let mut root = rootfs::open(options.rootfs, options.bundle, builder.mounts.inherited())?;
+    match &mut root {
+        _ if builder.mounts.namespace() => {}
+        RootMount::Detached { over, .. } => *over = None,
+        RootMount::Legacy { .. } => {
+            return Err(CreateError::Unsupported(
+                "an overlay without a mount namespace on a kernel before 6.7".to_owned(),
+            ));
+        }
+    }
     builder.steps.push(Step::AttachRoot(root));
     if builder.userns {
         builder.steps.push(Step::BecomeRoot);
@@ -84,11 +103,14 @@ pub(in crate::container) fn build(options: CreateOptions<'_>, ends: Ends) -> Res
 pub(in crate::container) fn build_exec(options: ExecOptions<'_>, ends: Ends) -> Result<Plan, CreateError> {
     let process = options.process;
     let linux = options.spec.linux().clone().unwrap_or_default();
-    let mut builder = Builder::new(options.bundle, Mounts::new(&linux, None)?);
+    let mut builder = Builder::new(options.bundle, Mounts::new(&linux, None, (options.bundle, false))?);
     builder.stdio(process, options.stdio);
     let mut entry = builder.entry(&linux, options.init, options.cgroup)?;
     if builder.userns {
         builder.steps.push(Step::BecomeRoot);
+    }
+    if !builder.mounts.namespace() {
+        builder.steps.push(enter_root(options.init)?);
     }
     builder.steps.push(Step::OpenRoot);
     builder.terminal(process, options.console, None)?;
@@ -106,6 +128,13 @@ pub(in crate::container) fn build_exec(options: ExecOptions<'_>, ends: Ends) -> 
     plan.entry = Some(entry);
     plan.preserved = options.preserve_fds;
     Ok(plan)
+}
+
+/// Into the root of a container that shares the host's mount namespace.
+fn enter_root(init: i32) -> Result<Step, CreateError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(format!("/proc/{init}/root"), flags, Mode::empty());
+    root.map(Step::EnterRoot).map_err(|errno| CreateError::NoInit { pid: init, source: errno.into() })
 }
 
 /// The pipes' ends that go into the plan.
@@ -203,12 +232,20 @@ impl Builder<'_> {
         for path in linux.readonly_paths().iter().flatten() {
             self.steps.push(Step::ReadonlyPath(relative(Path::new(path))?));
         }
+        let mut masked = BTreeSet::new();
         for path in linux.masked_paths().iter().flatten() {
-            let label = self.mounts.label.clone();
-            self.steps.push(Step::MaskedPath(relative(Path::new(path))?, label));
+            let path = relative(Path::new(path))?;
+            // Engines add their own lists to those of users.
+            if masked.insert(path.clone()) {
+                self.steps.push(Step::MaskedPath(path, self.mounts.label.clone()));
+            }
         }
         if spec.root().as_ref().and_then(|root| root.readonly()) == Some(true) {
             self.steps.push(Step::ReadonlyRoot);
+        }
+        if !self.mounts.namespace() {
+            self.steps.push(Step::Chroot);
+            return Ok(());
         }
         self.steps.push(if no_pivot { move_root(rootfs, self.bundle)? } else { Step::PivotRoot });
         self.steps.extend(self.mounts.root_propagation().map(Step::RootPropagation));
@@ -236,6 +273,12 @@ fn target(path: &Path, file: bool, strict: bool) -> Result<Target, CreateError> 
         target.prefixes.push(c_string(prefix.as_os_str().as_bytes(), "a path")?);
     }
     Ok(target)
+}
+
+/// A path below the root, perhaps the root itself.
+fn within(path: &Path) -> Result<CString, CreateError> {
+    let target = target(path, false, false)?;
+    Ok(target.prefixes.into_iter().next_back().unwrap_or_else(|| c".".to_owned()))
 }
 
 /// Without the leading slash, for openat2(2) below the root.

@@ -14,7 +14,7 @@ use crate::cgroup::{Cgroup, Cgroups, V1};
 use crate::container::mounts::{
     self, ATIME, MountOptions, NODEV, NODIRATIME, NOEXEC, NOSUID, NOSYMFOLLOW, Propagation, RDONLY,
 };
-use crate::container::plan::{Filesystem, MountSource, Remount, Step, Target};
+use crate::container::plan::{Change, Copy, CopyFrom, Filesystem, MountSource, Remount, Step, Target};
 use crate::container::{CreateError, Rootfs, c_string};
 use crate::sys;
 
@@ -51,12 +51,25 @@ pub(super) struct Mounts<'a> {
     joined: Option<PathBuf>,
     /// `linux.mountLabel`.
     pub(super) label: Option<CString>,
+    /// The host's directory that the root filesystem is attached over, as it is named and without links.
+    over: (PathBuf, PathBuf),
+    /// It is the root filesystem too, no overlay over it.
+    plain_root: bool,
+    /// The spec has a mount namespace.
+    namespace: bool,
+    /// Whether the child sees the host's mounts as this process does, with the same rights.
+    same_view: bool,
     /// What becomes read-only when all is in it.
     pub(super) seals: Vec<Target>,
 }
 
 impl<'a> Mounts<'a> {
-    pub(super) fn new(linux: &Linux, cgroup: Option<(&'a Cgroups, &'a Cgroup)>) -> Result<Self, CreateError> {
+    /// `over`: the host's directory that the root is attached over, and whether it is the root filesystem itself.
+    pub(super) fn new(
+        linux: &Linux,
+        cgroup: Option<(&'a Cgroups, &'a Cgroup)>,
+        over: (&Path, bool),
+    ) -> Result<Self, CreateError> {
         let namespace = |typ| linux.namespaces().iter().flatten().find(|namespace| namespace.typ() == typ);
         let word = linux.rootfs_propagation().as_deref().filter(|word| !word.is_empty());
         let propagation = word.map(|word| {
@@ -64,6 +77,11 @@ impl<'a> Mounts<'a> {
                 .ok_or_else(|| CreateError::Invalid(format!("linux.rootfsPropagation {word:?}")))
         });
         let user = namespace(LinuxNamespaceType::User);
+        let own = namespace(LinuxNamespaceType::Mount);
+        let new = own.is_some_and(|own| own.path().as_ref().is_none_or(|path| path.as_os_str().is_empty()));
+        let (over, plain_root) = over;
+        // One that is not there fails where it is opened.
+        let clean = over.canonicalize().unwrap_or_else(|_| over.to_path_buf());
         Ok(Self {
             cgroup,
             cgroup_namespace: namespace(LinuxNamespaceType::Cgroup).is_some(),
@@ -73,6 +91,10 @@ impl<'a> Mounts<'a> {
             gids: linux.gid_mappings().clone().unwrap_or_default(),
             joined: user.and_then(|user| user.path().clone()),
             label: lsm::mount_label(linux)?,
+            over: (over.to_path_buf(), clean),
+            plain_root,
+            namespace: own.is_some(),
+            same_view: new && user.is_none(),
             seals: Vec::new(),
         })
     }
@@ -85,6 +107,39 @@ impl<'a> Mounts<'a> {
             Some(libc::MS_SHARED) => None,
             Some(_) => Some(libc::MS_PRIVATE),
         }
+    }
+
+    /// Whether the container has another mount namespace than this process.
+    pub(super) fn namespace(&self) -> bool {
+        self.namespace
+    }
+
+    /// Whether copies of the host's mounts are made by the child, of mounts that still are the host's slaves.
+    pub(super) fn copies_slaves(&self) -> bool {
+        self.same_view && self.inherited() == Some(libc::MS_SLAVE)
+    }
+
+    /// A path of the host's, as one inside the root filesystem if it is in its directory.
+    fn inside<'p>(&self, path: &'p Path) -> Option<&'p Path> {
+        path.strip_prefix(&self.over.0).ok().filter(|_| self.plain_root)
+    }
+
+    /// The source of a copy that the child can make by its name, and whether it is a file.
+    fn by_name(&self, from: &Path) -> rustix::io::Result<Option<(CopyFrom, bool)>> {
+        if !self.same_view || self.inherited().is_none() {
+            return Ok(None);
+        }
+        let path = from
+            .canonicalize()
+            .map_err(|error| rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::NOENT))?;
+        // Names there mean the process that uses them; under the other one the child sees the container's root.
+        if path.starts_with("/proc") || path.starts_with(&self.over.1) {
+            return Ok(None);
+        }
+        let stat = rustix::fs::lstat(&path)?;
+        let Ok(path) = CString::new(path.into_os_string().into_vec()) else { return Ok(None) };
+        let file = FileType::from_raw_mode(stat.st_mode) != FileType::Directory;
+        Ok(Some((CopyFrom::Host { path, identity: (stat.st_dev, stat.st_ino) }, file)))
     }
 
     /// To be set on the container's root at the end: pivot_root(2) takes no shared one.
@@ -132,7 +187,9 @@ impl Builder<'_> {
         let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default());
         let kind = mount.typ().as_deref().filter(|kind| !kind.is_empty() && !options.bind);
         let kind = kind.unwrap_or(if options.bind { "bind" } else { "none" });
+        // Some name the place as the host sees it (runc takes that too).
         let at = mount.destination();
+        let at = self.mounts.inside(at).unwrap_or(at);
         let strict = matches!(kind, "proc" | "sysfs" | "cgroup" | "cgroup2");
         let place = self.place(at, kind, strict)?;
         if kind == "bind" {
@@ -248,13 +305,37 @@ impl Builder<'_> {
         })?;
         let from = self.bundle.join(from);
         let idmap = self.mounts.id_maps(mount, options)?;
+        let label = from.display().to_string();
+        let bind = |errno: rustix::io::Errno| CreateError::BindSource {
+            from: from.clone(),
+            to: to.to_path_buf(),
+            source: errno.into(),
+        };
+        let named = match self.mounts.inside(&from) {
+            Some(inside) => Some((CopyFrom::Root(super::within(inside)?), false)),
+            None if idmap.is_none() => self.mounts.by_name(&from).map_err(bind)?,
+            None => None,
+        };
+        if let Some((source, file)) = named {
+            let kept = if self.mounts.user_namespace { LOCKABLE | NOSYMFOLLOW } else { 0 };
+            place.file = file;
+            let copy = Copy {
+                from: source,
+                recursive: options.recursive,
+                idmap: idmap.map(|userns| (userns, options.idmap == Some(true))),
+                changes: changes(options, kept),
+            };
+            let source = MountSource::Copy(Box::new(copy));
+            self.steps.push(Step::Mount { target: place, source, label });
+            return Ok(());
+        }
         let (tree, file) = self.take_tree(&from, to, options, idmap)?;
         if place.strict && !place.in_proc && !is_procfs(&tree) {
             return Err(CreateError::Invalid(format!("a mount of {} over /proc", from.display())));
         }
         place.file = file;
         let source = MountSource::Tree(tree);
-        self.steps.push(Step::Mount { target: place, source, label: from.display().to_string() });
+        self.steps.push(Step::Mount { target: place, source, label });
         Ok(())
     }
 
@@ -296,27 +377,20 @@ impl Builder<'_> {
                 source: errno.into(),
             })?;
         }
-        if options.changed {
-            let kept = if self.mounts.user_namespace {
-                locked(&tree, options).map_err(refused("flags that the host's mount does not have"))?
-            } else {
-                0
-            };
-            let (set, clear) = exact(options, kept);
-            sys::mount_setattr(tree.as_fd(), set, clear, 0, false)
-                .map_err(refused("the flags of its options"))?;
-        }
-        if options.recursive_set | options.recursive_clear != 0 {
-            if self.mounts.user_namespace && options.recursive_clear & LOCKABLE != 0 {
+        let mut kept = 0;
+        if self.mounts.user_namespace {
+            if options.changed {
+                kept =
+                    locked(&tree, options).map_err(refused("flags that the host's mount does not have"))?;
+            }
+            if options.recursive_clear & LOCKABLE != 0 {
                 return Err(refused("flags cleared recursively in a user namespace")(
                     rustix::io::Errno::PERM,
                 ));
             }
-            sys::mount_setattr(tree.as_fd(), options.recursive_set, options.recursive_clear, 0, true)
-                .map_err(refused("its recursive flags"))?;
         }
-        for Propagation { mode, recursive } in &options.propagation {
-            sys::mount_setattr(tree.as_fd(), 0, 0, *mode, *recursive).map_err(refused("its propagation"))?;
+        for Change { set, clear, mode, recursive, what } in changes(options, kept) {
+            sys::mount_setattr(tree.as_fd(), set, clear, mode, recursive).map_err(refused(what))?;
         }
         let stat = rustix::fs::fstat(&tree).map_err(bind)?;
         Ok((tree, FileType::from_raw_mode(stat.st_mode) != FileType::Directory))
@@ -374,6 +448,27 @@ fn hierarchy_options(v1: &V1) -> Vec<(String, Option<String>)> {
         None => vec![(name.clone(), None)],
     });
     options.collect()
+}
+
+/// What the options of a bind mount change of the copy.
+fn changes(options: &MountOptions, kept: u64) -> Vec<Change> {
+    let mut changes = Vec::new();
+    if options.changed {
+        let (set, clear) = exact(options, kept);
+        changes.push(Change { set, clear, mode: 0, recursive: false, what: "the flags of its options" });
+    }
+    let (set, clear) = (options.recursive_set, options.recursive_clear);
+    if set | clear != 0 {
+        changes.push(Change { set, clear, mode: 0, recursive: true, what: "its recursive flags" });
+    }
+    changes.extend(options.propagation.iter().map(|wanted| Change {
+        set: 0,
+        clear: 0,
+        mode: wanted.mode,
+        recursive: wanted.recursive,
+        what: "its propagation",
+    }));
+    changes
 }
 
 /// `MOUNT_ATTR_*` to set and to clear so that a bind mount has the flags of its options and, but for the access time,

@@ -55,9 +55,7 @@ impl Builder<'_> {
             joins.push(Join { fd: netns, typ: LinuxNamespaceType::Network as u64 });
         }
         if seen & LinuxNamespaceType::Mount as u64 == 0 {
-            return Err(CreateError::Unsupported(
-                "a container without a mount namespace of its own".to_owned(),
-            ));
+            shared_mounts(linux, seen & LinuxNamespaceType::User as u64 != 0)?;
         }
         self.joined = joins.iter().map(|join| join.typ).fold(0, |all, typ| all | typ);
         self.userns = seen & LinuxNamespaceType::User as u64 != 0;
@@ -86,6 +84,22 @@ impl Builder<'_> {
         }
         Ok(Namespaces { flags, entry, outside })
     }
+}
+
+/// What cannot be in the host's mount namespace.
+fn shared_mounts(linux: &Linux, userns: bool) -> Result<(), CreateError> {
+    let given = |paths: &Option<Vec<String>>| paths.as_ref().is_some_and(|paths| !paths.is_empty());
+    if given(linux.masked_paths()) || given(linux.readonly_paths()) {
+        return Err(CreateError::Invalid(
+            "unable to restrict sys entries without a private MNT namespace".to_owned(),
+        ));
+    }
+    if userns {
+        return Err(CreateError::Unsupported(
+            "a user namespace without a mount namespace of the container's own".to_owned(),
+        ));
+    }
+    Ok(())
 }
 
 fn open(path: &Path, typ: LinuxNamespaceType) -> Result<OwnedFd, CreateError> {

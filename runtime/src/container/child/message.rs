@@ -20,8 +20,9 @@ pub(in crate::container) enum Message {
     Maps,
     /// The init waits for the runtime's hooks.
     Hooks,
-    /// A hook ended with this wait status (wait(2)); -1: it was killed, its time was up.
-    HookFailed { step: u32, status: i32 },
+    /// A hook, the index-th of its kind, ended with this wait status (wait(2)); -1: it was killed, its time was up. The
+    /// note is the end of what it wrote.
+    HookFailed { index: u32, status: i32, note: Note },
 }
 
 /// A few words about a failure, kept where nothing has to be allocated.
@@ -33,7 +34,7 @@ pub(in crate::container) struct Note {
 
 impl Note {
     /// Two or three lines of a filesystem's log.
-    const SIZE: usize = 240;
+    pub(super) const SIZE: usize = 240;
 
     pub(in crate::container) const EMPTY: Self = Self { bytes: [0; Self::SIZE], length: 0 };
 
@@ -81,7 +82,7 @@ impl Message {
             Self::Entered { pid } => (5, 0, pid, Note::EMPTY),
             Self::Maps => (6, 0, 0, Note::EMPTY),
             Self::Hooks => (7, 0, 0, Note::EMPTY),
-            Self::HookFailed { step, status } => (8, step, status, Note::EMPTY),
+            Self::HookFailed { index, status, note } => (8, index, status, note),
         };
         let mut bytes = [0; Self::SIZE];
         bytes[..4].copy_from_slice(&kind.to_ne_bytes());
@@ -100,19 +101,17 @@ impl Message {
         let number = i32::from_ne_bytes([i, j, k, l]);
         // rustix knows no errno outside of this range.
         let errno = Errno::from_raw_os_error(number.clamp(1, 4095));
+        let mut note = Note::EMPTY;
+        note.add(text.get(..usize::from(*length))?);
         match u32::from_ne_bytes([a, b, c, d]) {
             1 => Some(Self::Ready { listener: step }),
-            2 => {
-                let mut note = Note::EMPTY;
-                note.add(text.get(..usize::from(*length))?);
-                Some(Self::Failed { step, errno, note })
-            }
+            2 => Some(Self::Failed { step, errno, note }),
             3 => Some(Self::NotFound),
             4 => Some(Self::NotExecutable(errno)),
             5 => Some(Self::Entered { pid: number }),
             6 => Some(Self::Maps),
             7 => Some(Self::Hooks),
-            8 => Some(Self::HookFailed { step, status: number }),
+            8 => Some(Self::HookFailed { index: step, status: number, note }),
             _ => None,
         }
     }
@@ -128,9 +127,14 @@ mod tests {
         note.add(b"fsconfig size: ");
         note.add(&[b'x'; 500]);
         let failed = Message::Failed { step: 7, errno: Errno::INVAL, note };
-        for message in
-            [Message::Ready { listener: 9 }, failed, Message::NotFound, Message::NotExecutable(Errno::NOEXEC)]
-        {
+        let hook = Message::HookFailed { index: 1, status: -1, note };
+        for message in [
+            Message::Ready { listener: 9 },
+            failed,
+            hook,
+            Message::NotFound,
+            Message::NotExecutable(Errno::NOEXEC),
+        ] {
             assert_eq!(Message::decode(&message.encode()), Some(message));
         }
         assert_eq!(note.text().len(), Note::SIZE);

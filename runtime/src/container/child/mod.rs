@@ -6,6 +6,7 @@ mod devices;
 mod entry;
 mod home;
 mod hook;
+mod links;
 mod message;
 mod mounts;
 mod paths;
@@ -64,7 +65,11 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
             Step::Maps => ask(plan, Message::Maps).map_err(|errno| Message::failed(index, errno)),
             Step::RuntimeHooks => ask(plan, Message::Hooks).map_err(|errno| Message::failed(index, errno)),
             Step::Hook(hook) => match &plan.hook_files {
-                Some(files) => hook::run(hook, &files.creating, &files.null, index),
+                // Such hooks start in the root filesystem (runc).
+                Some(_) if root(&opened).and_then(rustix::process::fchdir).is_err() => {
+                    Err(Message::failed(index, Errno::BADF))
+                }
+                Some(files) => hook::run(hook, &files.creating, &files.output, &plan.envp, index),
                 None => Err(Message::failed(index, Errno::BADF)),
             },
             step => carry_out(step, &mut opened).map_err(|errno| Message::Failed {
@@ -91,7 +96,7 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
             Some(&plan.status),
             plan.told.as_ref(),
             for_hooks.map(|files| &files.created),
-            for_hooks.map(|files| &files.null),
+            for_hooks.map(|files| &files.output),
         ],
     ) {
         fail(plan, Message::failed(u32::MAX, errno));
@@ -101,6 +106,7 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
             fail(plan, Message::Failed { step: (plan.steps.len() + index) as u32, errno, note: opened.note });
         }
     }
+    sys::end_on_signals();
     let ready = Message::Ready { listener: opened.listener };
     if rustix::io::write(&plan.status, &ready.encode()).is_err() {
         sys::exit_now(FAILED);
@@ -114,7 +120,8 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
     let told = plan.told.as_ref().unwrap_or(&plan.status);
     if let Some(files) = for_hooks {
         for (index, hook) in plan.start_hooks.iter().enumerate() {
-            if let Err(message) = hook::run(hook, &files.created, &files.null, index as u32) {
+            let ran = hook::run(hook, &files.created, &files.output, &plan.envp, index as u32);
+            if let Err(message) = ran {
                 let _ = rustix::io::write(told, &message.encode());
                 sys::exit_now(FAILED);
             }
@@ -156,8 +163,10 @@ fn find_program(plan: &Plan) -> Result<&CStr, Message> {
                 refused = refused.or(Some(Errno::ISDIR));
             }
             Ok(_) => {
-                match rustix::fs::accessat(CWD, program, rustix::fs::Access::EXEC_OK, AtFlags::empty()) {
-                    Ok(()) => return Ok(program),
+                // The rights that the exec has: access(2) alone takes no capability of a user's but root's into account.
+                match rustix::fs::accessat(CWD, program, rustix::fs::Access::EXEC_OK, AtFlags::EACCESS) {
+                    // Before Linux 5.8 the exec itself tells.
+                    Ok(()) | Err(Errno::NOSYS) => return Ok(program),
                     Err(errno) => refused = Some(errno),
                 }
             }
@@ -205,7 +214,11 @@ fn carry_out<'a>(step: &'a Step, opened: &mut Opened<'a>) -> Result<(), Errno> {
         Step::OwnStdio(uid) => own_stdio(*uid),
         // With more than the descriptors here: see `run`.
         Step::Maps | Step::RuntimeHooks | Step::Hook(_) => Err(Errno::NOSYS),
-        Step::PrivateMounts => mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC),
+        Step::PrivateMounts { slave } => {
+            let mode =
+                if *slave { MountPropagationFlags::DOWNSTREAM } else { MountPropagationFlags::PRIVATE };
+            mount_change("/", mode | MountPropagationFlags::REC)
+        }
         Step::OpenNull => {
             let null = rustix::fs::open(c"/dev/null", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
             let stat = rustix::fs::fstat(&null)?;
@@ -278,6 +291,16 @@ fn carry_out<'a>(step: &'a Step, opened: &mut Opened<'a>) -> Result<(), Errno> {
             Err(errno) => Err(errno),
         },
         Step::ReadonlyRoot => sys::mount_setattr(root(opened)?, READ_ONLY, 0, 0, false),
+        Step::Chroot => {
+            rustix::process::fchdir(root(opened)?)?;
+            rustix::process::chroot(c".")?;
+            rustix::process::chdir(c"/")
+        }
+        Step::EnterRoot(of_init) => {
+            rustix::process::fchdir(of_init)?;
+            rustix::process::chroot(c".")?;
+            rustix::process::chdir(c"/")
+        }
         Step::PivotRoot => {
             rustix::process::fchdir(root(opened)?)?;
             // The old root ends up on top of the new one and is taken off again (pivot_root(2), NOTES).

@@ -13,9 +13,9 @@ use rustix::mount::{
 
 use super::copy_up::copy_directory;
 use super::message::Note;
-use super::paths::{Place, resolve};
+use super::paths::{Place, in_root, resolve, resolve_as};
 use crate::container::mounts::Propagation;
-use crate::container::plan::{Filesystem, MountSource, Remount, RootMount, Target};
+use crate::container::plan::{Change, Copy, CopyFrom, Filesystem, MountSource, Remount, RootMount, Target};
 use crate::sys;
 
 /// Most lines of a filesystem's log that are told.
@@ -42,6 +42,7 @@ pub(in crate::container) fn attach_root(root: &RootMount) -> Result<Root<'_>, Er
     };
     match root {
         RootMount::Detached { mount, over } => {
+            let Some(over) = over else { return Ok(Root::Given(mount.as_fd())) };
             let place = match open(over) {
                 // The root of a user namespace may not be let in. Where the mount stands only matters to hooks.
                 Err(Errno::ACCESS | Errno::PERM) => open(c"/")?,
@@ -72,8 +73,21 @@ pub(super) fn mount_one(
     source: &MountSource,
     note: &mut Note,
 ) -> Result<(), Errno> {
-    let place = resolve(root, target)?;
+    let copied = match source {
+        MountSource::Copy(wanted) => Some(copy(root, target, wanted, note)?),
+        _ => None,
+    };
+    let file = copied.as_ref().map_or(target.file, |copied| copied.1);
+    let place = resolve_as(root, target, file).inspect_err(|errno| {
+        if target.strict && matches!(*errno, Errno::LOOP | Errno::NOTDIR) {
+            note.add(b"it must be mounted on ordinary directory, not a link");
+        }
+    })?;
     match source {
+        MountSource::Copy(_) => {
+            let (tree, _) = copied.ok_or(Errno::BADF)?;
+            told(attach(tree.as_fd(), place.fd.as_fd()), b"move_mount", note)
+        }
         MountSource::Tree(tree) => told(attach(tree.as_fd(), place.fd.as_fd()), b"move_mount", note),
         MountSource::Filesystem(wanted) => match new_filesystem(root, target, &place, wanted, note) {
             // The kernel has reasons to refuse a container its own view of the cgroups (cgroup_namespaces(7)).
@@ -84,6 +98,47 @@ pub(super) fn mount_one(
             other => other,
         },
     }
+}
+
+/// A detached copy of what is there now, and whether it is a file.
+fn copy(
+    root: BorrowedFd<'_>,
+    target: &Target,
+    wanted: &Copy,
+    note: &mut Note,
+) -> Result<(OwnedFd, bool), Errno> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    flags.set(OpenTreeFlags::AT_RECURSIVE, wanted.recursive);
+    let tree = match &wanted.from {
+        CopyFrom::Host { path, .. } => {
+            open_tree(rustix::fs::CWD, path, flags | OpenTreeFlags::AT_SYMLINK_NOFOLLOW)
+        }
+        CopyFrom::Root(path) => {
+            let source = told(in_root(root, path, false), b"its source in the container", note)?;
+            open_tree(&source, c"", flags | OpenTreeFlags::AT_EMPTY_PATH)
+        }
+    };
+    let tree = told(tree, b"open_tree", note)?;
+    let stat = rustix::fs::fstat(&tree)?;
+    if let CopyFrom::Host { identity, .. } = &wanted.from
+        && *identity != (stat.st_dev, stat.st_ino)
+    {
+        note.add(b"another file has taken the source's name");
+        return Err(Errno::STALE);
+    }
+    if target.strict && !target.in_proc && rustix::fs::fstatfs(&tree)?.f_type != rustix::fs::PROC_SUPER_MAGIC
+    {
+        note.add(b"it is no procfs, which alone goes over /proc");
+        return Err(Errno::ACCESS);
+    }
+    if let Some((userns, recursive)) = &wanted.idmap {
+        told(sys::mount_idmap(tree.as_fd(), userns.as_fd(), *recursive), b"idmap", note)?;
+    }
+    for change in &wanted.changes {
+        let Change { set, clear, mode, recursive, what } = change;
+        told(sys::mount_setattr(tree.as_fd(), *set, *clear, *mode, *recursive), what.as_bytes(), note)?;
+    }
+    Ok((tree, FileType::from_raw_mode(stat.st_mode) != FileType::Directory))
 }
 
 fn new_filesystem(

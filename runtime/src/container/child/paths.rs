@@ -6,6 +6,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 
+use super::links;
 use crate::container::plan::Target;
 
 /// The one way into the root filesystem.
@@ -30,6 +31,11 @@ pub(super) struct Place {
 
 /// The target, made if missing.
 pub(super) fn resolve(root: BorrowedFd<'_>, target: &Target) -> Result<Place, Errno> {
+    resolve_as(root, target, target.file)
+}
+
+/// The target for a file or a directory, made as such if missing.
+pub(super) fn resolve_as(root: BorrowedFd<'_>, target: &Target, file: bool) -> Result<Place, Errno> {
     let last = target.prefixes.last().ok_or(Errno::INVAL)?;
     // Without links first: then the path's own text says where it leads, and nothing is left to check.
     match in_root(root, last, true) {
@@ -45,8 +51,16 @@ pub(super) fn resolve(root: BorrowedFd<'_>, target: &Target) -> Result<Place, Er
         Err(Errno::NOENT) => {}
         Err(errno) => return Err(errno),
     }
-    make(root, target)?;
-    let fd = in_root(root, last, target.strict)?;
+    let fd = match make(root, target, file).and_then(|()| in_root(root, last, target.strict)) {
+        // A link that leads to nothing.
+        Err(Errno::NOENT) if !target.strict => {
+            links::make(root, last, file)?;
+            let fd = in_root(root, last, false)?;
+            harmless(root, fd.as_fd(), target.in_proc)?;
+            fd
+        }
+        other => other?,
+    };
     Ok(Place { fd, existed: false })
 }
 
@@ -64,7 +78,7 @@ fn harmless(root: BorrowedFd<'_>, place: BorrowedFd<'_>, in_proc: bool) -> Resul
 }
 
 /// Makes the target's last component and those before it, as far as they are missing.
-fn make(root: BorrowedFd<'_>, target: &Target) -> Result<(), Errno> {
+fn make(root: BorrowedFd<'_>, target: &Target, file: bool) -> Result<(), Errno> {
     let last = target.prefixes.len().saturating_sub(1);
     // From the end: mostly only the last one is missing.
     let mut first = last;
@@ -77,7 +91,7 @@ fn make(root: BorrowedFd<'_>, target: &Target) -> Result<(), Errno> {
         }
     };
     for (index, (prefix, name)) in target.prefixes.iter().zip(&target.names).enumerate().skip(first) {
-        if target.file && index == last {
+        if file && index == last {
             // Without O_EXCL a dangling link in the image (resolv.conf) makes the file it names, inside the root.
             let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
             let mut how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
@@ -107,7 +121,7 @@ pub(super) fn make_directory(
         Err(Errno::NOENT) => {}
         Err(errno) => return Err(errno),
     }
-    make(root, target)?;
+    make(root, target, false)?;
     let made = in_root(root, last, target.strict)?;
     rustix::fs::chownat(&made, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH)
 }

@@ -1,0 +1,328 @@
+//! What other runtimes' own test suites ask of the command, as cases of ours.
+
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::cases::Case;
+use super::house::{House, wait};
+
+pub(crate) const CASES: &[Case] = &[
+    ("failed_hooks_are_named_with_their_words", failed_hooks_are_named_with_their_words),
+    ("hooks_start_where_and_with_what_runcs_do", hooks_start_where_and_with_what_runcs_do),
+    ("kill_reaches_all_without_a_pid_namespace", kill_reaches_all_without_a_pid_namespace),
+    ("a_created_container_ends_by_a_signal", a_created_container_ends_by_a_signal),
+    ("a_process_file_needs_no_user", a_process_file_needs_no_user),
+    ("mounts_are_made_in_their_order", mounts_are_made_in_their_order),
+    ("mounts_of_the_container_are_bound", mounts_of_the_container_are_bound),
+    ("a_link_to_nothing_is_a_mount_point", a_link_to_nothing_is_a_mount_point),
+    ("a_proc_that_is_a_link_is_refused", a_proc_that_is_a_link_is_refused),
+    ("the_hosts_mount_namespace_is_left_alone", the_hosts_mount_namespace_is_left_alone),
+    ("capabilities_count_for_the_exec", capabilities_count_for_the_exec),
+    ("a_created_init_holds_no_foreign_descriptor", a_created_init_holds_no_foreign_descriptor),
+    ("debug_lines_warnings_and_last_words", debug_lines_warnings_and_last_words),
+    ("events_and_groups_have_runcs_words", events_and_groups_have_runcs_words),
+];
+
+/// A hook on the host's side: this program, as the probe.
+fn host_hook(words: &[&str]) -> Value {
+    let args: Vec<_> = std::iter::once("/probe").chain(words.iter().copied()).collect();
+    json!({ "path": std::env::current_exe().unwrap(), "args": args })
+}
+
+/// A hook in the container.
+fn inner_hook(words: &[&str]) -> Value {
+    let mut hook = host_hook(words);
+    hook["path"] = "/probe".into();
+    hook
+}
+
+fn add_mount(config: &mut Value, kind: &str, source: &Path, destination: &str, options: &[&str]) {
+    let mount = json!({ "type": kind, "source": source, "destination": destination, "options": options });
+    config["mounts"].as_array_mut().unwrap().push(mount);
+}
+
+fn without_namespace(config: &mut Value, kind: &str) {
+    config["linux"]["namespaces"].as_array_mut().unwrap().retain(|entry| entry["type"] != kind);
+}
+
+fn failed_hooks_are_named_with_their_words() {
+    let house = House::new();
+    house.probe(&["say", "ran", ""]);
+    type Hook = fn(&[&str]) -> Value;
+    let kinds: [(&str, Hook); 5] = [
+        ("prestart", host_hook),
+        ("createRuntime", host_hook),
+        ("createContainer", host_hook),
+        ("startContainer", inner_hook),
+        ("poststart", host_hook),
+    ];
+    for (kind, hook) in kinds {
+        let hooks = [hook(&["exit", "0"]), hook(&["complain", "no luck"])];
+        house.change(|config| config["hooks"] = json!({ kind: hooks }));
+        let done = house.run(&["run", "one"]);
+        assert_ne!(done.code, 0, "{kind}");
+        assert!(done.err.contains(&format!("error running {kind} hook #1: ")), "{}", done.err);
+        assert!(done.err.contains("no luck"), "{}", done.err);
+        assert!(kind == "poststart" || !done.out.contains("ran"), "{kind}");
+    }
+    house.close();
+}
+
+fn hooks_start_where_and_with_what_runcs_do() {
+    let house = House::new();
+    house.probe(&["exit", "0"]);
+    let start = |hook: Value| {
+        house.change(|config| {
+            config["process"]["env"] = json!(["GIVEN=yes"]);
+            config["hooks"] = json!({ "createContainer": [host_hook(&["touch", "made"])], "startContainer": [hook] });
+        });
+        house.run(&["run", "one"]).code
+    };
+    assert_eq!(start(inner_hook(&["need-env", "GIVEN", "yes"])), 0);
+    assert!(house.bundle().join("rootfs/made").exists(), "the root filesystem is the working directory");
+    let mut own = inner_hook(&["need-env", "GIVEN", "yes"]);
+    own["env"] = json!(["OTHER=1"]);
+    assert_ne!(start(own), 0, "an environment of its own is all that it gets");
+    house.close();
+}
+
+fn kill_reaches_all_without_a_pid_namespace() {
+    let house = House::new();
+    house.probe(&["sleep"]);
+    house.change(|config| without_namespace(config, "pid"));
+    assert_eq!(house.run(&["run", "-d", "one"]).code, 0);
+    assert_eq!(house.run(&["exec", "-d", "one", "/probe", "sleep"]).code, 0);
+    // With the init gone the others still are to be ended.
+    let pid = house.run(&["state", "one"]).json()["pid"].as_i64().unwrap();
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    house.wait_status("one", "stopped");
+    let killed = house.run(&["kill", "one", "KILL"]);
+    assert_eq!(killed.code, 0, "{}", killed.err);
+    wait("their end", || (house.run(&["ps", "-f", "json", "one"]).out == "null\n").then_some(()));
+    assert!(house.run(&["kill", "one", "KILL"]).err.contains("container not running"));
+    assert_eq!(house.run(&["delete", "one"]).code, 0);
+    assert_eq!(house.run(&["run", "-d", "one"]).code, 0);
+    let killed = house.run(&["kill", "one", "KILL"]);
+    assert_eq!(killed.code, 0, "{}", killed.err);
+    house.wait_status("one", "stopped");
+    assert_eq!(house.run(&["delete", "one"]).code, 0);
+    house.close();
+}
+
+fn a_created_container_ends_by_a_signal() {
+    let house = House::new();
+    house.probe(&["sleep"]);
+    assert_eq!(house.run(&["create", "one"]).code, 0);
+    assert_eq!(house.run(&["kill", "one", "TERM"]).code, 0);
+    house.wait_status("one", "stopped");
+    assert_eq!(house.run(&["delete", "one"]).code, 0);
+    house.close();
+}
+
+fn a_process_file_needs_no_user() {
+    let house = House::new();
+    house.probe(&["sleep"]);
+    assert_eq!(house.run(&["run", "-d", "one"]).code, 0);
+    let file = house.path("process.json");
+    std::fs::write(&file, json!({ "args": ["/probe", "exit", "4"], "cwd": "/" }).to_string()).unwrap();
+    let done = house.run(&["exec", "-p", file.to_str().unwrap(), "one"]);
+    assert_eq!(done.code, 4, "{}", done.err);
+    assert_eq!(house.run(&["delete", "-f", "one"]).code, 0);
+    house.close();
+}
+
+/// Where the mounts stand in the container's table.
+fn places(mounts: &str, paths: &[&str]) -> Vec<usize> {
+    let place = |path: &&str| {
+        let mut lines = mounts.lines().map(|line| line.split(' ').nth(4).unwrap());
+        lines.position(|at| at == *path).unwrap_or_else(|| panic!("no {path} in {mounts}"))
+    };
+    paths.iter().map(place).collect()
+}
+
+fn mounts_are_made_in_their_order() {
+    let house = House::new();
+    house.probe(&["read", "/proc/self/mountinfo"]);
+    let source = house.path("source");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::create_dir(house.bundle().join("rootfs/masked")).unwrap();
+    house.change(|config| {
+        add_mount(config, "tmpfs", "tmpfs".as_ref(), "/first", &[]);
+        add_mount(config, "bind", &source, "/second", &["bind", "ro"]);
+        add_mount(config, "tmpfs", "tmpfs".as_ref(), "/third", &[]);
+        config["linux"]["maskedPaths"] = json!(["/masked", "/masked/", "/masked"]);
+    });
+    let done = house.run(&["run", "one"]);
+    assert_eq!(done.code, 0, "{}", done.err);
+    let order = places(&done.out, &["/proc", "/first", "/second", "/third"]);
+    assert!(order.is_sorted(), "{order:?} in {}", done.out);
+    assert!(done.out.lines().any(|line| line.contains(" /second ro")), "{}", done.out);
+    let masked = done.out.lines().filter(|line| line.split(' ').nth(4) == Some("/masked"));
+    assert_eq!(masked.count(), 1, "a path is masked once: {}", done.out);
+    house.close();
+}
+
+fn mounts_of_the_container_are_bound() {
+    let house = House::new();
+    house.probe(&["read", "/copy/inner/fact"]);
+    let source = house.path("source");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("fact"), "from the host\n").unwrap();
+    let rootfs = house.bundle().join("rootfs");
+    for user_namespace in [false, true] {
+        house.change(|config| {
+            if user_namespace {
+                config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": "user" }));
+                let map = json!([{ "containerID": 0, "hostID": 0, "size": 65536 }]);
+                (config["linux"]["uidMappings"], config["linux"]["gidMappings"]) = (map.clone(), map);
+            } else {
+                add_mount(config, "tmpfs", "tmpfs".as_ref(), "/outer", &[]);
+                add_mount(config, "bind", &source, "/outer/inner", &["bind"]);
+                // Both named as the host sees them.
+                let copy = rootfs.join("copy");
+                add_mount(config, "bind", &rootfs.join("outer"), copy.to_str().unwrap(), &["rbind"]);
+            }
+        });
+        let done = house.run(&["run", "one"]);
+        assert_eq!((done.code, done.out.as_str()), (0, "from the host\n"), "{}", done.err);
+    }
+    house.close();
+}
+
+fn a_link_to_nothing_is_a_mount_point() {
+    let house = House::new();
+    house.probe(&["read", "/run/deep/hosts"]);
+    let rootfs = house.bundle().join("rootfs");
+    std::fs::create_dir(rootfs.join("etc")).unwrap();
+    symlink("/run/deep/hosts", rootfs.join("etc/hosts")).unwrap();
+    let source = house.path("hosts");
+    std::fs::write(&source, "a host\n").unwrap();
+    house.change(|config| add_mount(config, "bind", &source, "/etc/hosts", &["bind"]));
+    let done = house.run(&["run", "one"]);
+    assert_eq!((done.code, done.out.as_str()), (0, "a host\n"), "{}", done.err);
+    house.close();
+}
+
+fn a_proc_that_is_a_link_is_refused() {
+    let house = House::new();
+    house.probe(&["exit", "0"]);
+    let rootfs = house.bundle().join("rootfs");
+    std::fs::rename(rootfs.join("proc"), rootfs.join("other")).unwrap();
+    symlink("/other", rootfs.join("proc")).unwrap();
+    let done = house.run(&["run", "one"]);
+    assert!(done.code == 1 && done.err.contains("must be mounted on ordinary directory"), "{}", done.err);
+    house.close();
+}
+
+fn the_hosts_mount_namespace_is_left_alone() {
+    let house = House::new();
+    house.probe(&["sleep"]);
+    house.change(|config| without_namespace(config, "mount"));
+    let refused = house.run(&["run", "one"]);
+    assert!(refused.err.contains("without a private MNT namespace"), "{}", refused.err);
+    house.change(|config| {
+        (config["linux"]["maskedPaths"], config["linux"]["readonlyPaths"]) = (json!([]), json!([]));
+    });
+    let before = std::fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count();
+    let done = house.run(&["run", "-d", "one"]);
+    assert_eq!(done.code, 0, "{}", done.err);
+    let inside = house.run(&["exec", "one", "/probe", "namespace", "mnt"]);
+    let ours = std::fs::read_link("/proc/self/ns/mnt").unwrap();
+    assert_eq!(inside.out.trim(), ours.to_str().unwrap(), "{}", inside.err);
+    let root = house.run(&["exec", "one", "/probe", "list", "/"]);
+    assert!(root.out.contains("probe\n") && !root.out.contains("home\n"), "{}", root.out);
+    let after = std::fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count();
+    assert_eq!(before, after, "nothing of the container's is in the host's table");
+    assert_eq!(house.run(&["delete", "-f", "one"]).code, 0);
+    house.close();
+}
+
+fn capabilities_count_for_the_exec() {
+    let house = House::new();
+    house.probe(&["exit", "6"]);
+    let probe = house.bundle().join("rootfs/probe");
+    std::fs::set_permissions(probe, std::fs::Permissions::from_mode(0o744)).unwrap();
+    house.change(|config| {
+        config["process"]["user"] = json!({ "uid": 1000, "gid": 1000 });
+        config["process"]["capabilities"] = json!({});
+    });
+    let refused = house.run(&["run", "one"]);
+    assert!(refused.code == 1 && refused.err.contains("permission denied"), "{}", refused.err);
+    house.change(|config| {
+        let sets = ["bounding", "effective", "permitted", "inheritable", "ambient"];
+        let sets = sets.map(|set| (set.to_owned(), json!(["CAP_DAC_OVERRIDE"])));
+        config["process"]["capabilities"] = sets.into_iter().collect();
+    });
+    let done = house.run(&["run", "one"]);
+    assert_eq!(done.code, 6, "{}", done.err);
+    house.close();
+}
+
+fn a_created_init_holds_no_foreign_descriptor() {
+    let house = House::new();
+    house.probe(&["sleep"]);
+    assert_eq!(house.run(&["create", "one"]).code, 0);
+    let pid = &house.run(&["state", "one"]).json()["pid"];
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let mut seen = 0;
+    for file in files.map(|entry| entry.unwrap()) {
+        if file.file_name().to_str().unwrap().parse::<u32>().unwrap() < 3 {
+            continue;
+        }
+        let target = std::fs::read_link(file.path()).unwrap();
+        let pipe = target.to_str().unwrap().starts_with("pipe:");
+        assert!(pipe || target.ends_with("exec.fifo"), "{}", target.display());
+        seen += usize::from(!pipe);
+    }
+    assert_eq!(seen, 2);
+    assert_eq!(house.run(&["delete", "-f", "one"]).code, 0);
+    house.close();
+}
+
+fn debug_lines_warnings_and_last_words() {
+    let house = House::new();
+    house.probe(&["exit", "0"]);
+    house.change(|config| {
+        config["process"]["capabilities"]["inheritable"] = json!(["CAP_KILL"]);
+        config["process"]["capabilities"]["ambient"] = json!(["CAP_KILL", "CAP_AUDIT_WRITE"]);
+    });
+    let done = house.run(&["--debug", "run", "one"]);
+    for text in [
+        "level=debug msg=\"nsexec container setup\"",
+        "msg=\"child process in init(): ",
+        "msg=\"init: closing the pipe to signal completion\"",
+        "can't raise ambient capability CAP_AUDIT_WRITE: ",
+    ] {
+        assert!(done.err.contains(text), "{text} in {}", done.err);
+    }
+    assert!(!done.err.contains("CAP_KILL"), "{}", done.err);
+    assert!(!house.run(&["run", "one"]).err.contains("level=debug"));
+    // A script without its interpreter fails in the exec itself.
+    let script = house.bundle().join("rootfs/run.sh");
+    std::fs::write(&script, "#!/not/there\n").unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    house.change(|config| {
+        config["process"]["args"] = json!(["/run.sh"]);
+        config["process"]["capabilities"]["ambient"] = json!([]);
+    });
+    let done = house.run(&["run", "one"]);
+    assert_eq!((done.code, done.err.as_str()), (1, "exec /run.sh: no such file or directory\n"));
+    house.close();
+}
+
+fn events_and_groups_have_runcs_words() {
+    let house = House::new();
+    house.probe(&["sleep"]);
+    assert_eq!(house.run(&["run", "-d", "one"]).code, 0);
+    let stats = house.run(&["events", "--stats", "one"]).out;
+    assert!(stats.starts_with("{\"type\":\"stats\",\"id\":\"one\",\"data\":{"), "{stats}");
+    for (group, text) in [("..", "bad sub cgroup path"), ("nothing:/", "unknown controller nothing")] {
+        let done = house.run(&["exec", "--cgroup", group, "one", "/probe", "exit", "0"]);
+        assert!(done.code == 255 && done.err.contains(text), "{}", done.err);
+    }
+    assert_eq!(house.run(&["delete", "-f", "one"]).code, 0);
+    house.close();
+}
