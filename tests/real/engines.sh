@@ -301,6 +301,7 @@ gone_containerd() {
 engines=("$@")
 [ "${#engines[@]}" = 0 ] && engines=(podman dockerd containerd)
 image
+cd "$scratch" || exit 1 # podman's monitor leaves files where it was started
 for engine in "${engines[@]}"; do
     if command -v "$engine" >/dev/null; then
         "test_$engine"

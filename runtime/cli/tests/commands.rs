@@ -8,6 +8,8 @@
 
 #[path = "commands/cases.rs"]
 mod cases;
+#[path = "commands/engines.rs"]
+mod engines;
 #[path = "commands/house.rs"]
 mod house;
 #[path = "commands/probe.rs"]
@@ -15,6 +17,9 @@ mod probe;
 
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
+
+/// A test: its name and what it does.
+type Case = (&'static str, fn());
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
@@ -27,7 +32,7 @@ fn main() -> ExitCode {
 /// As cargo's own runner: a filter, and `--list`.
 fn run_tests(args: &[String]) -> ExitCode {
     if args.iter().any(|arg| arg == "--list") {
-        for (name, _) in cases::CASES {
+        for (name, _) in cases() {
             println!("{name}: test");
         }
         return ExitCode::SUCCESS;
@@ -37,7 +42,7 @@ fn run_tests(args: &[String]) -> ExitCode {
     let chosen =
         |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));
     let mut failed = Vec::new();
-    for (name, case) in cases::CASES.iter().filter(|case| chosen(case.0)) {
+    for (name, case) in cases().filter(|case| chosen(case.0)) {
         let result = std::panic::catch_unwind(AssertUnwindSafe(case));
         println!("test {name} ... {}", if result.is_ok() { "ok" } else { "FAILED" });
         if result.is_err() {
@@ -46,4 +51,8 @@ fn run_tests(args: &[String]) -> ExitCode {
     }
     println!("\n{} failed {failed:?}", failed.len());
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn cases() -> impl Iterator<Item = &'static Case> {
+    cases::CASES.iter().chain(engines::CASES)
 }

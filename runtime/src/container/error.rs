@@ -276,7 +276,6 @@ fn reason(error: &io::Error) -> String {
         Some(libc::ENOENT) => "no such file or directory".to_owned(),
         Some(libc::EACCES) => "permission denied".to_owned(),
         Some(libc::ENOEXEC) => "exec format error".to_owned(),
-        Some(libc::EISDIR) => "is a directory".to_owned(),
         _ => error.to_string(),
     }
 }

@@ -1,7 +1,7 @@
 //! Specs as other runtimes read them.
 //!
 //! The types of the OCI crate refuse some of what runc and the specification itself accept: capabilities that nobody
-//! knows (to be ignored with a warning), members that are null, a process without a user, one name that the crate
+//! knows (to be ignored with a warning), members that are null, a process without a user, two names that the crate
 //! spells differently. A spec that the types take is taken as it is; one that they refuse is mended in these places
 //! alone, and otherwise refused with the first error.
 
@@ -12,8 +12,11 @@ use serde_json::{Map, Value};
 /// The five sets of `process.capabilities`.
 const CAPABILITY_SETS: [&str; 5] = ["bounding", "effective", "inheritable", "permitted", "ambient"];
 
-/// The spec's name of a scheduler flag, and the crate's.
-const DL_OVERRUN: (&str, &str) = ("SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_D_L_OVERRUN");
+/// The spec's names of scheduler flags, and the crate's.
+const SCHEDULER_FLAGS: [(&str, &str); 2] = [
+    ("SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_D_L_OVERRUN"),
+    ("SCHED_FLAG_RESET_ON_FORK", "SCHED_RESET_ON_FORK"),
+];
 
 /// Reads a spec. The second part is what a person should know about it.
 ///
@@ -93,8 +96,8 @@ fn mend(process: &mut Map<String, Value>, warnings: &mut Vec<String>) {
     }
     let flags = process.get_mut("scheduler").and_then(|scheduler| scheduler.get_mut("flags"));
     for flag in flags.and_then(Value::as_array_mut).into_iter().flatten() {
-        if flag == DL_OVERRUN.0 {
-            *flag = Value::from(DL_OVERRUN.1);
+        if let Some((_, name)) = SCHEDULER_FLAGS.iter().find(|names| flag == names.0) {
+            *flag = Value::from(*name);
         }
     }
 }
@@ -155,6 +158,15 @@ mod tests {
         assert_eq!(flags, [LinuxSchedulerFlag::SchedFlagDLOverrun]);
         // What is written is read again.
         assert_eq!(parse_process(&serde_json::to_vec(&process).unwrap()).unwrap().0, process);
+    }
+
+    #[test]
+    fn scheduler_flags_have_the_specs_names() {
+        let scheduler = json!({"policy": "SCHED_BATCH", "flags": ["SCHED_FLAG_RESET_ON_FORK"]});
+        let (process, _) =
+            parse_process(json!({"cwd": "/", "scheduler": scheduler}).to_string().as_bytes()).unwrap();
+        let flags = process.scheduler().as_ref().unwrap().flags().clone().unwrap();
+        assert_eq!(flags, [LinuxSchedulerFlag::SchedResetOnFork]);
     }
 
     /// Paths of all members of an object.

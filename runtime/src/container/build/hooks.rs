@@ -34,13 +34,16 @@ impl Builder<'_> {
         }
         self.steps.push(Step::RuntimeHooks);
         for hook in all.create_container().iter().flatten() {
-            self.steps.push(Step::Hook(plan(hook)?));
+            self.steps.push(Step::Hook(plan(hook, &[])?));
         }
         let null = rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
         let file =
             || memfd_create("state", MemfdFlags::CLOEXEC).map_err(|errno| CreateError::Pipe(errno.into()));
+        // As runc: programs of the container's, and its environment.
+        let env = spec.process().as_ref().and_then(|process| process.env().as_deref()).unwrap_or_default();
+        let starts = all.start_container().iter().flatten();
         Ok(Hooks {
-            start: all.start_container().iter().flatten().map(plan).collect::<Result<_, _>>()?,
+            start: starts.map(|hook| plan(hook, env)).collect::<Result<_, _>>()?,
             files: Some(HookFiles {
                 creating: file()?,
                 created: file()?,
@@ -55,14 +58,15 @@ fn strings(list: &[String], what: &'static str) -> Result<CStringArray, CreateEr
     Ok(CStringArray::new(list))
 }
 
-fn plan(hook: &Hook) -> Result<HookPlan, CreateError> {
+/// With the environment of one that has none of its own.
+fn plan(hook: &Hook, env: &[String]) -> Result<HookPlan, CreateError> {
     let path = c_string(hook.path().as_os_str().as_bytes(), "a hook's path")?;
     let default = [hook.path().display().to_string()];
     let args = hook.args().as_deref().filter(|args| !args.is_empty()).unwrap_or(&default);
     Ok(HookPlan {
         path,
         argv: strings(args, "a hook's argument")?,
-        envp: strings(hook.env().as_deref().unwrap_or_default(), "a hook's environment variable")?,
+        envp: strings(hook.env().as_deref().unwrap_or(env), "a hook's environment variable")?,
         timeout_ms: hook
             .timeout()
             .map(|seconds| i32::try_from(seconds.saturating_mul(1000)).unwrap_or(i32::MAX)),
