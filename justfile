@@ -47,6 +47,11 @@ real: release
     SKEP={{ release }} tests/real/cfssl.sh
     SKEP={{ release }} tests/real/commands.py
 
+# podman, dockerd and containerd with skep-runtime in runc's place; needs busybox-static, bsdutils, and of podman, docker.io, containerd those that are to be tested; `just engines --runc` tests runc
+engines *WHAT:
+    cargo build --release -p skep-runtime-cli
+    SKEP_RUNTIME={{ release }}-runtime tests/real/engines.sh {{ WHAT }}
+
 # a node on two of Debian's kernels and pure cgroup v2, emulated; needs qemu-system-x86, busybox-static
 vm: release
     SKEP={{ release }} vm-images/node.sh target/vm linux-image-cloud-amd64 linux-image-6.12-cloud-amd64

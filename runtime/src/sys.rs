@@ -307,6 +307,20 @@ pub(crate) fn join(fd: &OwnedFd, types: u64) -> Result<(), Errno> {
     result(c_long::from(unsafe { libc::setns(fd.as_raw_fd(), types as i32) })).map(drop)
 }
 
+/// Brings the loopback device of this network namespace up (netdevice(7)).
+pub(crate) fn loopback_up() -> Result<(), Errno> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    // SAFETY: the structure is plain numbers, for all of which zero is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = *from as _;
+    }
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: an owned socket, and a structure of the kind that this request reads.
+    result(c_long::from(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request) })).map(drop)
+}
+
 /// The `CLONE_NEW*` flag of a namespace's descriptor (ioctl_ns(2), NS_GET_NSTYPE).
 pub(crate) fn namespace_type(fd: &OwnedFd) -> Result<u64, Errno> {
     // SAFETY: the request takes no argument.

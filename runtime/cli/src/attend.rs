@@ -8,6 +8,7 @@ use skep_runtime::container::Container;
 use skep_runtime::process::Process;
 
 use crate::error::Failure;
+use crate::notify::Notify;
 use crate::terminal::Relay;
 
 /// All signals, held back from this process.
@@ -32,13 +33,21 @@ pub(crate) fn attend(
     process: Option<&Process>,
     signals: &Signals,
     mut relay: Option<Relay>,
+    mut notify: Option<Notify>,
 ) -> Result<i32, Failure> {
     // It may have ended before signals were held.
     let mut code = reap(container.pid())?;
     while code.is_none() {
-        let ready = wait(signals, relay.as_ref())?;
+        let ready = wait(signals, relay.as_ref(), notify.as_ref())?;
         if let (Some(relay), Some(ready)) = (&mut relay, ready) {
             relay.carry(ready);
+        }
+        if let Some(told) = &notify
+            && let Some(line) = told.ready()
+        {
+            // This process stands for the container. A manager that is gone is none of the container's business.
+            let _ = told.tell(&line, std::process::id() as i32);
+            notify = None;
         }
         while let Ok(Some(signal)) = signals.fd.read_signal() {
             match signal.ssi_signo as i32 {
@@ -60,8 +69,13 @@ pub(crate) fn attend(
 }
 
 /// Returns what became ready of the relay's.
-fn wait(signals: &Signals, relay: Option<&Relay>) -> Result<Option<[PollFlags; 3]>, Failure> {
+fn wait(
+    signals: &Signals,
+    relay: Option<&Relay>,
+    notify: Option<&Notify>,
+) -> Result<Option<[PollFlags; 3]>, Failure> {
     let mut fds = vec![PollFd::new(&signals.fd, PollFlags::IN)];
+    fds.extend(notify.and_then(Notify::fd).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
     let mut places = [None; 3];
     // One that nothing is wanted of would still report its end, again and again.
     for (place, (fd, flags)) in places.iter_mut().zip(relay.map(Relay::interests).into_iter().flatten()) {

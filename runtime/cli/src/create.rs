@@ -26,6 +26,7 @@ use crate::groups::Groups;
 use crate::hooks;
 use crate::lifecycle::destroy;
 use crate::log::Level;
+use crate::notify::Notify;
 use crate::record::{Init, Record, has_own_pids};
 use crate::sockets::{self, Wishes};
 use crate::store::Slot;
@@ -47,11 +48,15 @@ pub(crate) fn create(
 ) -> Result<u8, Failure> {
     let (bundle, mut spec) = bundle::enter(context, words.text("bundle"))?;
     let id = words.arguments.first().map_or("", String::as_str);
+    // Before anything is named after it.
+    context.store.directory(id)?;
     let (rootfs, root) = bundle::rootfs(&bundle, &spec)?;
     let detach = action == Action::Create || words.switch("detach");
     let terminal = spec.process().as_ref().and_then(|process| process.terminal()) == Some(true);
     let cgroups_path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().clone());
     let groups = Groups::place(cgroups_path.as_deref(), id, context.systemd)?;
+    // What an exec starts from, without what is the init's alone.
+    let kept = spec.clone();
     announce_sockets(&mut spec, wishes.listen);
 
     let place = groups.noted();
@@ -82,8 +87,15 @@ pub(crate) fn create(
         init: None,
     };
     slot.write(&record)?;
+    let mut notify = Notify::wanted(slot.path());
     let made = wishes.check_terminal(detach, terminal).and_then(|()| {
-        slot.keep_spec(&spec)?;
+        slot.keep_spec(&kept)?;
+        if let Some(notify) = &mut notify {
+            notify.announce(&mut spec)?;
+            if action == Action::Run {
+                notify.listen()?;
+            }
+        }
         let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
         groups.make(resources)?;
         let offer = if terminal && !detach { Some(Offer::new()?) } else { None };
@@ -134,7 +146,7 @@ pub(crate) fn create(
             }
         };
     }
-    let ran = told.and_then(|()| run(&mut container, offer, &spec, &record, slot, detach));
+    let ran = told.and_then(|()| run(&mut container, offer, &spec, &record, slot, detach, notify));
     match ran {
         Ok(None) => Ok(0),
         Ok(Some(code)) => {
@@ -159,6 +171,7 @@ fn run(
     record: &Record,
     slot: Slot,
     detach: bool,
+    notify: Option<Notify>,
 ) -> Result<Option<i32>, Failure> {
     let process = record.init.and_then(Init::open);
     let relay = offer.map(Offer::accept).transpose()?;
@@ -166,10 +179,13 @@ fn run(
     hooks::poststart(spec, record)?;
     drop(slot);
     if detach {
+        if let Some(notify) = notify {
+            notify.forward(container.pidfd(), container.pid())?;
+        }
         return Ok(None);
     }
     let signals = Signals::hold()?;
-    attend(container, process.as_ref(), &signals, relay).map(Some)
+    attend(container, process.as_ref(), &signals, relay, notify).map(Some)
 }
 
 /// Writes down who the init is, and tells the caller.

@@ -74,7 +74,7 @@ pub(crate) fn exec(context: &Context, words: &Words, wishes: &Wishes) -> Result<
             return Ok(0);
         }
         let signals = Signals::hold()?;
-        attend(&started, handle.as_ref(), &signals, relay)
+        attend(&started, handle.as_ref(), &signals, relay, None)
     })();
     if run.is_err() {
         drop(started.kill(rustix::process::Signal::KILL));

@@ -6,7 +6,7 @@ use skep_runtime::spec::oci::{ContainerState, Spec};
 use crate::error::Failure;
 use crate::record::Record;
 
-/// Runs the hooks of a started container. The first that fails ends the row, and the container with it, as in runc.
+/// Runs the hooks of a started container. The first that fails ends the row, and the container with it.
 pub(crate) fn poststart(spec: &Spec, record: &Record) -> Result<(), Failure> {
     let Some(list) = spec.hooks().as_ref().and_then(|hooks| hooks.poststart().as_ref()) else {
         return Ok(());

@@ -10,6 +10,7 @@ use crate::app::Context;
 use crate::error::Failure;
 use crate::flags::Words;
 use crate::hooks;
+use crate::notify::Notify;
 use crate::record::{Init, Record, Status};
 use crate::signals;
 use crate::store::{Slot, kept_spec};
@@ -29,12 +30,23 @@ pub(crate) fn start(context: &Context, id: &str) -> Result<(), Failure> {
         status => return refuse(format!("cannot start a container in the {} state", status.name())),
     }
     let init = record.init.and_then(Init::open).ok_or(Failure::NotRunning)?;
+    let mut notify = Notify::wanted(slot.path());
+    if let Some(notify) = &mut notify {
+        notify.listen()?;
+    }
     Gate::pass(slot.path(), &record.command, init.pidfd())?;
     let spec = kept_spec(slot.path())?;
-    hooks::poststart(&spec, &record).inspect_err(|_| {
-        // The failed hook is the word to pass on.
-        drop(init.signal(libc::SIGKILL));
-    })
+    let Err(failure) = hooks::poststart(&spec, &record) else {
+        drop(slot);
+        let watched = record.init.map_or(0, |init| init.pid);
+        return notify.map_or(Ok(()), |notify| notify.forward(init.pidfd(), watched));
+    };
+    // It is the specification's word that the container is stopped and destroyed. The failed hook is what to pass on.
+    let destroyed = end(&record).and_then(|()| destroy(context, slot, &record, Some(&spec)));
+    if let Err(failure) = destroyed {
+        context.warn(&failure);
+    }
+    Err(failure)
 }
 
 /// Sends a signal.

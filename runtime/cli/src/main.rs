@@ -20,6 +20,7 @@ mod help;
 mod hooks;
 mod lifecycle;
 mod log;
+mod notify;
 mod record;
 mod show;
 mod signals;

@@ -10,6 +10,8 @@
 mod cases;
 #[path = "commands/conformance.rs"]
 mod conformance;
+#[path = "commands/engines.rs"]
+mod engines;
 #[path = "commands/house.rs"]
 mod house;
 #[path = "commands/probe.rs"]
@@ -17,6 +19,9 @@ mod probe;
 
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
+
+/// A test: its name and what it does.
+type Case = (&'static str, fn());
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
@@ -27,7 +32,7 @@ fn main() -> ExitCode {
 }
 
 fn all() -> impl Iterator<Item = &'static cases::Case> {
-    cases::CASES.iter().chain(conformance::CASES)
+    cases::CASES.iter().chain(conformance::CASES).chain(engines::CASES)
 }
 
 /// As cargo's own runner: a filter, and `--list`.

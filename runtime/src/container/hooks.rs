@@ -8,7 +8,8 @@
 //! ```
 //!
 //! A hook that fails, up to the exec, ends the container. Each gets the container's state as JSON on standard input and
-//! nothing of the container's own environment (CVE-2025-23266).
+//! an environment of its own, or else that of whom it runs for: this process's, or for `startContainer` the program's.
+//! None that runs the host's programs gets anything of the container's environment (CVE-2025-23266).
 
 use std::io::{self, Read as _, Seek as _};
 use std::os::fd::{AsFd, OwnedFd};
@@ -146,10 +147,13 @@ fn run_one(hook: &Hook, state: &State) -> Result<(), HookError> {
     if let Some((name, rest)) = hook.args().as_deref().and_then(<[String]>::split_first) {
         command.arg0(name).args(rest);
     }
-    command.env_clear();
-    for variable in hook.env().iter().flatten() {
-        let (key, value) = variable.split_once('=').unwrap_or((variable, ""));
-        command.env(key, value);
+    // As runc: one without an environment of its own gets this process's.
+    if let Some(env) = hook.env() {
+        command.env_clear();
+        for variable in env {
+            let (key, value) = variable.split_once('=').unwrap_or((variable, ""));
+            command.env(key, value);
+        }
     }
     command.stdin(stdin);
     command.stdout(output.try_clone().map_err(fail)?).stderr(output.try_clone().map_err(fail)?);
@@ -238,6 +242,20 @@ mod tests {
         let text = std::fs::read_to_string(to).unwrap();
         assert!(text.contains("\"id\":\"x\"") && text.contains("\"pid\":7"), "{text}");
         assert!(text.contains("GIVEN=yes") && !text.contains("HOME="), "{text}");
+    }
+
+    #[test]
+    fn a_hook_without_an_environment_gets_this_processs() {
+        let plain = |value: &str| !value.is_empty() && !value.contains(['\n', '=']);
+        let own = ["PWD", "OLDPWD", "SHLVL", "_"];
+        let given = std::env::vars().find(|(name, value)| plain(value) && !own.contains(&name.as_str()));
+        let (name, value) = given.expect("there is some variable");
+        let dir = tempfile::tempdir().unwrap();
+        let to = dir.path().join("out");
+        let args = ["sh".to_owned(), "-c".to_owned(), format!("env > {}", to.display())];
+        run_one(&HookBuilder::default().path("/bin/sh").args(args).build().unwrap(), &some_state()).unwrap();
+        let text = std::fs::read_to_string(to).unwrap();
+        assert!(text.lines().any(|line| line == format!("{name}={value}")), "{name}: {text}");
     }
 
     #[test]

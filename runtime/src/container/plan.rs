@@ -130,6 +130,8 @@ pub(super) enum Step {
     Session,
     Stdio([OwnedFd; 3]),
     JoinNamespace(Join),
+    /// A new network namespace's loopback device is down.
+    Loopback,
     /// Wait for the creator to write the ID maps.
     Maps,
     /// User 0 of the new user namespace.
@@ -398,6 +400,7 @@ impl Step {
             Self::Session => "make a session".to_owned(),
             Self::Stdio(_) => "set the standard descriptors".to_owned(),
             Self::JoinNamespace(join) => join.describe(),
+            Self::Loopback => "bring the loopback device up".to_owned(),
             Self::Maps => "write the user namespace's ID maps".to_owned(),
             Self::BecomeRoot => "become root of the user namespace".to_owned(),
             Self::OpenRoot => "open the container's root".to_owned(),

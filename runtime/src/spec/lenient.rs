@@ -1,7 +1,7 @@
 //! Specs as other runtimes read them.
 //!
 //! The types of the OCI crate refuse some of what runc and the specification itself accept: capabilities that nobody
-//! knows (to be ignored with a warning), members that are null, a process without a user, one name that the crate
+//! knows (to be ignored with a warning), members that are null, a process without a user, two names that the crate
 //! spells differently. A spec that the types take is taken as it is; one that they refuse is mended in these places
 //! alone, and otherwise refused with the first error.
 
@@ -160,6 +160,15 @@ mod tests {
         assert_eq!(flags, [LinuxSchedulerFlag::SchedFlagDLOverrun, LinuxSchedulerFlag::SchedResetOnFork]);
         // What is written is read again.
         assert_eq!(parse_process(&serde_json::to_vec(&process).unwrap()).unwrap().0, process);
+    }
+
+    #[test]
+    fn scheduler_flags_have_the_specs_names() {
+        let scheduler = json!({"policy": "SCHED_BATCH", "flags": ["SCHED_FLAG_RESET_ON_FORK"]});
+        let (process, _) =
+            parse_process(json!({"cwd": "/", "scheduler": scheduler}).to_string().as_bytes()).unwrap();
+        let flags = process.scheduler().as_ref().unwrap().flags().clone().unwrap();
+        assert_eq!(flags, [LinuxSchedulerFlag::SchedResetOnFork]);
     }
 
     /// Paths of all members of an object.

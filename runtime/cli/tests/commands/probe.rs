@@ -47,6 +47,27 @@ pub(crate) fn main(args: &[String]) -> ExitCode {
             }
             ExitCode::SUCCESS
         }
+        // Tells a service manager, then lives on or not.
+        ["notify", then] => {
+            let path = std::env::var("NOTIFY_SOCKET").unwrap();
+            let socket = std::os::unix::net::UnixDatagram::unbound().unwrap();
+            for text in ["STATUS=not yet", "READY=1\nSTATUS=now"] {
+                socket.send_to(text.as_bytes(), &path).unwrap();
+            }
+            match then.parse() {
+                // The runtime's end of the socket is gone only after it has read what was sent.
+                Ok(code) => {
+                    while socket.send_to(b"STATUS=still", &path).is_ok() {}
+                    ExitCode::from(code)
+                }
+                Err(_) => loop {
+                    std::thread::park();
+                },
+            }
+        }
+        ["variable", name, value] => {
+            ExitCode::from(u8::from(std::env::var(name).unwrap_or_default() != *value))
+        }
         // A descriptor that was handed in.
         ["read-fd", number] => {
             print!("{}", std::fs::read_to_string(format!("/proc/self/fd/{number}")).unwrap());

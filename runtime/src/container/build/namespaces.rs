@@ -79,6 +79,9 @@ impl Builder<'_> {
         if !outside.is_empty() {
             self.steps.push(Step::Maps);
         }
+        if flags & LinuxNamespaceType::Network as u64 != 0 {
+            self.steps.push(Step::Loopback);
+        }
         if new_cgroup {
             self.steps.push(Step::NewCgroupNamespace);
         }

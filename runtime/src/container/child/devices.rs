@@ -8,12 +8,15 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::message::Note;
 use super::mounts::attach;
-use super::paths::resolve;
+use super::paths::{in_root, resolve};
 use crate::container::plan::{Devices, Node};
 
 /// All of one directory. What is there already stays, but for links that replace it.
 pub(super) fn make_devices(root: BorrowedFd<'_>, devices: &Devices, note: &mut Note) -> Result<(), Errno> {
-    let directory = resolve(root, &devices.directory)?.fd;
+    let directory = match devices.directory.prefixes.is_empty() {
+        true => in_root(root, c".", true)?,
+        false => resolve(root, &devices.directory)?.fd,
+    };
     for node in &devices.nodes {
         let made = make_node(directory.as_fd(), node);
         if made.is_err() {

@@ -160,7 +160,8 @@ fn find_program(plan: &Plan) -> Result<&CStr, Message> {
     for program in &plan.programs {
         match rustix::fs::statat(CWD, program, AtFlags::empty()) {
             Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
-                refused = refused.or(Some(Errno::ISDIR));
+                // As execve(2) has it; engines tell an exit code of 126 by these words.
+                refused = refused.or(Some(Errno::ACCESS));
             }
             Ok(_) => {
                 // The rights that the exec has: access(2) alone takes no capability of a user's but root's into account.
@@ -190,6 +191,7 @@ fn carry_out<'a>(step: &'a Step, opened: &mut Opened<'a>) -> Result<(), Errno> {
             Ok(())
         }
         Step::JoinNamespace(join) => sys::join(&join.fd, join.typ),
+        Step::Loopback => sys::loopback_up(),
         Step::BecomeRoot => {
             rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
             rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
