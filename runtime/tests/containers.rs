@@ -19,7 +19,8 @@ mod probe;
 
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
@@ -57,14 +58,31 @@ fn run_tests(args: &[String]) -> ExitCode {
         }
         run += 1;
         let start = Instant::now();
-        let result = std::panic::catch_unwind(AssertUnwindSafe(case));
-        let word = if result.is_ok() { "ok" } else { "FAILED" };
+        let passed = passes(name, *case);
+        let word = if passed { "ok" } else { "FAILED" };
         println!("test {name} ... {word} ({} ms)", start.elapsed().as_millis());
-        if result.is_err() {
+        if !passed {
             failed.push(name);
         }
     }
     house::remove_layer();
     println!("\n{run} run, {} failed {failed:?}", failed.len());
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Longest a case may take, under emulation too. Nothing else could end one that hangs, or would tell which it is.
+const CASE_MAX: Duration = Duration::from_secs(180);
+
+/// Whether the case passes. One that hangs ends the whole program.
+fn passes(name: &'static str, case: fn()) -> bool {
+    let (running, ended) = mpsc::channel::<()>();
+    let watch = std::thread::spawn(move || {
+        if ended.recv_timeout(CASE_MAX) == Err(mpsc::RecvTimeoutError::Timeout) {
+            println!("test {name} ... FAILED (it hangs)");
+            std::process::exit(1);
+        }
+    });
+    let passed = std::panic::catch_unwind(AssertUnwindSafe(case)).is_ok();
+    drop(running);
+    watch.join().is_ok() && passed
 }

@@ -19,6 +19,8 @@ mod probe;
 
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
+use std::sync::mpsc;
+use std::time::Duration;
 
 /// A test: its name and what it does.
 type Case = (&'static str, fn());
@@ -31,7 +33,7 @@ fn main() -> ExitCode {
     run_tests(&args[1..])
 }
 
-fn all() -> impl Iterator<Item = &'static cases::Case> {
+fn all() -> impl Iterator<Item = &'static Case> {
     cases::CASES.iter().chain(conformance::CASES).chain(engines::CASES)
 }
 
@@ -49,12 +51,29 @@ fn run_tests(args: &[String]) -> ExitCode {
         |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));
     let mut failed = Vec::new();
     for (name, case) in all().filter(|case| chosen(case.0)) {
-        let result = std::panic::catch_unwind(AssertUnwindSafe(case));
-        println!("test {name} ... {}", if result.is_ok() { "ok" } else { "FAILED" });
-        if result.is_err() {
+        let passed = passes(name, *case);
+        println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
+        if !passed {
             failed.push(name);
         }
     }
     println!("\n{} failed {failed:?}", failed.len());
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Longest a case may take, under emulation too. Nothing else could end one that hangs, or would tell which it is.
+const CASE_MAX: Duration = Duration::from_secs(180);
+
+/// Whether the case passes. One that hangs ends the whole program.
+fn passes(name: &'static str, case: fn()) -> bool {
+    let (running, ended) = mpsc::channel::<()>();
+    let watch = std::thread::spawn(move || {
+        if ended.recv_timeout(CASE_MAX) == Err(mpsc::RecvTimeoutError::Timeout) {
+            println!("test {name} ... FAILED (it hangs)");
+            std::process::exit(1);
+        }
+    });
+    let passed = std::panic::catch_unwind(AssertUnwindSafe(case)).is_ok();
+    drop(running);
+    watch.join().is_ok() && passed
 }

@@ -332,3 +332,5 @@ fn check_type(path: &Path, resources: &LinuxResources) -> Result<(), CgroupError
 mod beside_runc;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_v2;

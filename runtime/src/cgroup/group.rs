@@ -140,11 +140,19 @@ impl Cgroup {
         fd.map(Some).map_err(|errno| CgroupError::io("open", path)(errno.into()))
     }
 
-    /// Every hierarchy's `cgroup.procs`, for a process to write itself into.
-    pub(crate) fn open_procs(&self) -> Result<Vec<OwnedFd>, CgroupError> {
+    /// Every hierarchy's `cgroup.procs`, for a process to write itself into that joins this one's container.
+    pub(crate) fn open_procs(&self, init: i32) -> Result<Vec<OwnedFd>, CgroupError> {
         let mut fds = self.open_v1_procs()?;
         if let Some(unified) = self.unified() {
-            let path = unified.join("cgroup.procs");
+            // A v2 group that hands controllers down takes no processes: an init that is a manager of its own group
+            // has moved itself below, and others go where it is.
+            let hands_down = std::fs::read_to_string(unified.join("cgroup.subtree_control"));
+            let below = if hands_down.is_ok_and(|names| !names.trim().is_empty()) {
+                directory_of(unified, init)
+            } else {
+                None
+            };
+            let path = below.as_deref().unwrap_or(unified).join("cgroup.procs");
             let fd = rustix::fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
             fds.push(fd.map_err(|errno| CgroupError::io("open", &path)(errno.into()))?);
         }
@@ -260,8 +268,36 @@ impl Cgroup {
 }
 
 fn processes_in(path: &Path) -> Vec<i32> {
-    let text = std::fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
-    text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect()
+    let numbers = |text: String| -> Vec<i32> {
+        text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect()
+    };
+    match std::fs::read_to_string(path.join("cgroup.procs")) {
+        Ok(text) => numbers(text),
+        // A threaded group of v2 tells of threads only.
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+            let threads = std::fs::read_to_string(path.join("cgroup.threads")).map(numbers);
+            let leaders: BTreeSet<i32> = threads.unwrap_or_default().into_iter().map(leader_of).collect();
+            leaders.into_iter().collect()
+        }
+        Err(_) => Vec::new(),
+    }
+}
+
+/// The process that a thread belongs to. One that has just ended is left as it is: its number is nobody's.
+fn leader_of(thread: i32) -> i32 {
+    let text = std::fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("Tgid:"));
+    line.and_then(|number| number.trim().parse().ok()).unwrap_or(thread)
+}
+
+/// The group at `path` or below it that a process is in.
+fn directory_of(path: &Path, pid: i32) -> Option<PathBuf> {
+    if processes_in(path).contains(&pid) {
+        return Some(path.to_path_buf());
+    }
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    let mut below = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    below.find_map(|entry| directory_of(&entry.path(), pid))
 }
 
 fn collect(path: &Path, all: &mut BTreeSet<i32>) {

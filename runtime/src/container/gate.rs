@@ -121,6 +121,19 @@ fn has_ended(init: BorrowedFd<'_>) -> bool {
     poll(&mut [PollFd::new(init, PollFlags::POLLIN)], PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
+/// Waits for a process's end.
+pub(super) fn ends_within(process: BorrowedFd<'_>, wait_max: Duration) -> io::Result<bool> {
+    let deadline = Instant::now() + wait_max;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(process, PollFlags::POLLIN)], left) {
+            Err(nix::errno::Errno::EINTR) => {}
+            ended => return Ok(ended? > 0),
+        }
+    }
+}
+
 /// The next word over a status pipe; `None`: it has ended. With `init`, its end is the pipe's end: a named pipe shows
 /// none to a reader that came after the last writer (poll(2), POLLHUP).
 pub(super) fn next_message(

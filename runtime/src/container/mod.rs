@@ -318,12 +318,21 @@ impl Container {
 
     /// The process in between has done its work and ends; its sibling is the init, a child of this process too.
     fn become_sibling(&mut self, pid: i32) -> Result<(), CreateError> {
-        self.wait().map_err(|source| CreateError::Silent { source })?;
+        self.reap().map_err(|source| CreateError::Silent { source })?;
         let raw = Pid::from_raw(pid).ok_or(CreateError::Died)?;
         self.pidfd = pidfd_open(raw, PidfdFlags::empty())
             .map_err(|errno| CreateError::NoInit { pid, source: errno.into() })?;
         self.pid = pid;
         Ok(())
+    }
+
+    /// [`Self::wait`] for a process that is about to end; one that the kernel holds is left to be.
+    fn reap(&self) -> io::Result<()> {
+        if gate::ends_within(self.pidfd(), CHILD_WAIT_MAX)? {
+            self.wait().map(drop)
+        } else {
+            Err(io::ErrorKind::TimedOut.into())
+        }
     }
 
     fn failure(&self, steps: &[String], message: Message) -> CreateError {
@@ -349,7 +358,7 @@ impl Container {
     fn abandon(&mut self) {
         self.gate = None;
         drop(self.kill(Signal::KILL));
-        drop(self.wait());
+        drop(self.reap());
     }
 }
 

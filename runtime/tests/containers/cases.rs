@@ -193,15 +193,15 @@ fn memory_limit_kills() {
         });
     };
     if has_controller("memory") {
-        let (exit, _) = house.run("m", &["eat", "256"], limited);
+        let (exit, _) = house.run("m", &["eat", "96"], limited);
         assert_eq!((exit.code(), exit.oom_killed), (137, true));
     } else {
         // Never a container without the limit that was asked for.
-        let (_, text) = refusal(house.client.create(&house.request("m", &["eat", "256"], limited), None));
+        let (_, text) = refusal(house.client.create(&house.request("m", &["eat", "96"], limited), None));
         assert!(text.contains("no memory cgroup controller"), "{text}");
     }
-    let (exit, output) = house.run("n", &["eat", "256"], plain);
-    assert_eq!((exit.code(), exit.oom_killed, output.as_str()), (0, false, "ate 256\n"));
+    let (exit, output) = house.run("n", &["eat", "96"], plain);
+    assert_eq!((exit.code(), exit.oom_killed, output.as_str()), (0, false, "ate 96\n"));
     house.close();
 }
 

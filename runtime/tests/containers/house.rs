@@ -14,8 +14,8 @@ use skep_runtime::keeper::{
 };
 use skep_runtime::spec::{default_spec, oci::Spec, write_bundle};
 
-/// Longest wait for anything that should happen.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+/// Longest wait for anything that should happen, on a busy emulator too.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The keeper's process.
 pub(crate) fn keeper(args: &[String]) -> ExitCode {

@@ -1,4 +1,4 @@
-//! The same resources through runc, where it is installed: the kernel's files must have the same values.
+//! The same resources through runc or crun, where they are installed: the kernel's files must have the same values.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use super::tests::{Scratch, scratch};
+use super::tests_v2;
 use super::*;
 use crate::cgroup::Driver;
 
@@ -41,22 +42,43 @@ fn values(group: &Cgroup) -> Vec<String> {
     FILES.iter().filter_map(value).collect()
 }
 
-/// A container of runc's, removed at the end.
+/// All files of a v2 group that hold settings, with their values.
+fn settings(group: &Cgroup) -> Vec<String> {
+    // What tells of use and of the past differs from group to group, and so does what is only to be written.
+    // Limits on reserved huge pages are set since runc 1.2 only.
+    const OTHERS: [&str; 10] =
+        ["current", "stat", "numa_stat", "events", "peak", "pressure", "procs", "threads", "kill", "rsvd"];
+    let directory = group.unified().unwrap();
+    let names =
+        std::fs::read_dir(directory).unwrap().flatten().filter_map(|one| one.file_name().into_string().ok());
+    let mut values: Vec<String> = names
+        .filter(|name| !OTHERS.iter().any(|word| name.split('.').any(|part| part == *word)))
+        .filter_map(|name| {
+            let text = std::fs::read_to_string(directory.join(&name)).ok()?;
+            Some(format!("{name}: {}", text.trim()))
+        })
+        .collect();
+    values.sort_unstable();
+    values
+}
+
+/// A container of runc's or crun's, removed at the end.
 struct Runc {
+    program: &'static str,
     directory: tempfile::TempDir,
 }
 
 impl Runc {
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new("runc");
+        let mut command = Command::new(self.program);
         command.arg("--root").arg(self.directory.path().join("state")).args(arguments);
         command.current_dir(self.directory.path());
         command
     }
 
     /// `None`: there is no runc, or no static busybox for a container.
-    fn run(cgroups_path: &str, resources: &Value) -> Option<Self> {
-        let runc = Self { directory: tempfile::tempdir().unwrap() };
+    fn run(program: &'static str, cgroups_path: &str, resources: &Value) -> Option<Self> {
+        let runc = Self { program, directory: tempfile::tempdir().unwrap() };
         let bundle = runc.directory.path();
         let spec = runc.command(&["spec"]).status().ok()?;
         let bin = bundle.join("rootfs/bin");
@@ -83,10 +105,14 @@ impl Drop for Runc {
     }
 }
 
-fn beside(resources: &Value) -> Option<(Scratch, Runc, Cgroup)> {
-    let scratch = scratch()?;
+fn beside(
+    scratch: Option<Scratch>,
+    program: &'static str,
+    resources: &Value,
+) -> Option<(Scratch, Runc, Cgroup)> {
+    let scratch = scratch?;
     let path = format!("/{}/runc", scratch.parent);
-    let runc = Runc::run(&path, resources)?;
+    let runc = Runc::run(program, &path, resources)?;
     let theirs = scratch.cgroups.place(Some(Path::new(&path)), "unused", Driver::Cgroupfs).unwrap();
     let resources = serde_json::from_value(resources.clone()).unwrap();
     scratch.group.make(&scratch.cgroups, Some(&resources), None).unwrap();
@@ -114,7 +140,7 @@ fn limits_are_those_that_runc_sets() {
         resources["blockIO"] = json!({"throttleReadBpsDevice": rate(1000), "throttleWriteBpsDevice": rate(2000),
             "throttleReadIOPSDevice": rate(30), "throttleWriteIOPSDevice": rate(40)});
     }
-    let Some((scratch, runc, theirs)) = beside(&resources) else { return };
+    let Some((scratch, runc, theirs)) = beside(scratch(), "runc", &resources) else { return };
     assert_eq!(values(&scratch.group), values(&theirs));
     // The statistics of runc's own group, as both tell them.
     // Ours first: counters grow, and runc leaves out what is zero.
@@ -142,9 +168,51 @@ fn same_keys(ours: &Value, theirs: &Value) {
 
 #[test]
 fn a_group_without_limits_is_as_runc_has_it() {
-    let Some((scratch, _runc, theirs)) = beside(&json!({"devices": [{"allow": true, "access": "rwm"}]}))
-    else {
-        return;
-    };
-    assert_eq!(values(&scratch.group), values(&theirs));
+    let resources = json!({"devices": [{"allow": true, "access": "rwm"}]});
+    if let Some((scratch, _runc, theirs)) = beside(scratch(), "runc", &resources) {
+        assert_eq!(values(&scratch.group), values(&theirs));
+    }
+    for program in ["runc", "crun"] {
+        if let Some((scratch, _runc, theirs)) = beside(tests_v2::scratch(), program, &resources) {
+            assert_eq!(settings(&scratch.group), settings(&theirs), "{program}");
+        }
+    }
+}
+
+#[test]
+fn the_settings_of_a_v2_group_are_those_that_runc_and_crun_make() {
+    let mut resources = json!({
+        "devices": [{"allow": false, "access": "rwm"}],
+        "memory": {"limit": 67_108_864, "swap": 134_217_728, "reservation": 33_554_432},
+        // No shares: releases of runc and crun differ in what weight they make of them.
+        "cpu": {"quota": 5000, "period": 20000, "cpus": "0", "mems": "0"},
+        "pids": {"limit": 33},
+        "hugepageLimits": [{"pageSize": "2MB", "limit": 4_194_304}],
+        "unified": {"memory.high": "50331648", "cgroup.max.depth": "5"},
+    });
+    if let Some((major, minor)) = tests_v2::block_device() {
+        let rate = |rate: u64| json!([{"major": major, "minor": minor, "rate": rate}]);
+        resources["blockIO"] = json!({"throttleReadBpsDevice": rate(1_048_576),
+            "throttleWriteBpsDevice": rate(2_097_152), "throttleReadIOPSDevice": rate(300),
+            "throttleWriteIOPSDevice": rate(400)});
+    }
+    for program in ["runc", "crun"] {
+        let Some((scratch, runc, theirs)) = beside(tests_v2::scratch(), program, &resources) else {
+            continue;
+        };
+        assert_eq!(settings(&scratch.group), settings(&theirs), "{program}");
+        if program == "crun" {
+            continue;
+        }
+        let ours = serde_json::to_value(theirs.stats().unwrap()).unwrap();
+        let output = runc.command(&["events", "--stats", "container"]).output().unwrap();
+        let event: Value = serde_json::from_slice(&output.stdout).unwrap();
+        for part in ["cpuset", "pids"] {
+            assert_eq!(ours[part], event["data"][part]);
+        }
+        for (part, field) in [("usage", "limit"), ("swap", "limit")] {
+            assert_eq!(ours["memory"][part][field], event["data"]["memory"][part][field], "{part}");
+        }
+        same_keys(&ours, &event["data"]);
+    }
 }

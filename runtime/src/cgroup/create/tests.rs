@@ -23,7 +23,6 @@ impl Drop for Scratch {
 
 /// `None`: not root, or not v1.
 pub(super) fn scratch() -> Option<Scratch> {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
     let cgroups = Cgroups::detect().ok()?;
     if !rustix::process::geteuid().is_root()
         || ["memory", "cpu", "pids", "devices", "freezer", "cpuset"]
@@ -32,18 +31,23 @@ pub(super) fn scratch() -> Option<Scratch> {
     {
         return None;
     }
-    let parent = format!("skep-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
-    let path = PathBuf::from(format!("/{parent}/group"));
-    let group = cgroups.place(Some(&path), "unused", Driver::Cgroupfs).unwrap();
-    Some(Scratch { cgroups, group, parent })
+    Some(Scratch::new(cgroups))
 }
 
 impl Scratch {
-    fn make(&self, json: &str) -> Result<(), CgroupError> {
+    pub(super) fn new(cgroups: Cgroups) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let parent = format!("skep-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
+        let path = PathBuf::from(format!("/{parent}/group"));
+        let group = cgroups.place(Some(&path), "unused", Driver::Cgroupfs).unwrap();
+        Self { cgroups, group, parent }
+    }
+
+    pub(super) fn make(&self, json: &str) -> Result<(), CgroupError> {
         self.group.make(&self.cgroups, Some(&resources(json)), None)
     }
 
-    fn update(&self, json: &str) -> Result<(), CgroupError> {
+    pub(super) fn update(&self, json: &str) -> Result<(), CgroupError> {
         self.group.update(&self.cgroups, &resources(json))
     }
 
@@ -52,7 +56,7 @@ impl Scratch {
     }
 
     /// A shell that has joined the group in every hierarchy before it runs the script.
-    fn run(&self, script: &str) -> Child {
+    pub(super) fn run(&self, script: &str) -> Child {
         let joins: String = self
             .group
             .directories()
@@ -68,7 +72,7 @@ impl Scratch {
     }
 }
 
-fn resources(json: &str) -> LinuxResources {
+pub(super) fn resources(json: &str) -> LinuxResources {
     serde_json::from_str(json).unwrap()
 }
 
@@ -165,9 +169,11 @@ fn processes_of_groups_below_are_found_and_removed() {
     assert!(!below.exists());
 }
 
-fn wait(events: &crate::cgroup::OomEvents) {
+pub(super) fn wait(events: &crate::cgroup::OomEvents) {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    poll(&mut [PollFd::new(std::os::fd::AsFd::as_fd(events), PollFlags::POLLIN)], PollTimeout::NONE).unwrap();
+    let patience = PollTimeout::from(60_000_u16);
+    let mut polled = [PollFd::new(std::os::fd::AsFd::as_fd(events), PollFlags::POLLIN)];
+    assert_eq!(poll(&mut polled, patience), Ok(1), "waited too long for an event");
 }
 
 #[test]
