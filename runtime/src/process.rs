@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::sys;
@@ -17,7 +18,7 @@ pub struct Process {
 impl Process {
     /// Opens a process, unless it has ended or its number is another's now.
     pub fn open(pid: i32, start_time: u64) -> Option<Self> {
-        let pidfd = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+        let pidfd = open(pid).ok()?;
         // Looked up after the opening: the descriptor is of the process that has the number now.
         (self::start_time(pid) == Some(start_time)).then_some(Self { pidfd })
     }
@@ -34,6 +35,12 @@ impl Process {
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
+}
+
+/// A process by descriptor. A number that is none of a process (from a file, say) is one of a process that is gone.
+pub(crate) fn open(pid: i32) -> Result<OwnedFd, Errno> {
+    let pid = Some(pid).filter(|pid| *pid > 0).and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
+    pidfd_open(pid, PidfdFlags::empty())
 }
 
 /// When a process started, in the kernel's ticks since boot; `None` if there is none of that number or it has ended.

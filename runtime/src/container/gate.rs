@@ -137,7 +137,11 @@ pub(super) fn next_message(
         // A message is far shorter than PIPE_BUF, so it comes whole (pipe(7)).
         match rustix::io::read(status, &mut bytes) {
             Ok(0) => return Ok(None),
-            Ok(_) => return Ok(Message::decode(&bytes)),
+            // No word is the word "it runs": what is none of the words must not be taken for that.
+            Ok(_) => {
+                let message = Message::decode(&bytes).ok_or(io::ErrorKind::InvalidData)?;
+                return Ok(Some(message));
+            }
             Err(Errno::INTR) => {}
             // Somebody holds the other end, and the init has ended.
             Err(Errno::AGAIN) if init.is_some_and(has_ended) => return Ok(None),

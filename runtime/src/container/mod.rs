@@ -21,6 +21,8 @@ mod child;
 mod confine;
 mod error;
 mod exec;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod gate;
 pub mod hooks;
 mod mounts;
@@ -44,7 +46,7 @@ use std::time::Duration;
 use oci_spec::runtime::{ContainerState, Spec, State};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
+use rustix::process::{Signal, WaitIdOptions, pidfd_send_signal, waitid};
 use serde::{Deserialize, Serialize};
 
 use self::child::Message;
@@ -319,8 +321,7 @@ impl Container {
     /// The process in between has done its work and ends; its sibling is the init, a child of this process too.
     fn become_sibling(&mut self, pid: i32) -> Result<(), CreateError> {
         self.wait().map_err(|source| CreateError::Silent { source })?;
-        let raw = Pid::from_raw(pid).ok_or(CreateError::Died)?;
-        self.pidfd = pidfd_open(raw, PidfdFlags::empty())
+        self.pidfd = crate::process::open(pid)
             .map_err(|errno| CreateError::NoInit { pid, source: errno.into() })?;
         self.pid = pid;
         Ok(())

@@ -3,7 +3,6 @@
 use oci_spec::runtime::{Linux, LinuxNamespaceType};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::Builder;
 use crate::cgroup::Cgroup;
@@ -19,8 +18,7 @@ impl Builder<'_> {
         cgroup: Option<&Cgroup>,
     ) -> Result<Entry, CreateError> {
         let gone = |errno: Errno| CreateError::NoInit { pid: init, source: errno.into() };
-        let pid = Pid::from_raw(init).ok_or_else(|| gone(Errno::SRCH))?;
-        let fd = pidfd_open(pid, PidfdFlags::empty()).map_err(gone)?;
+        let fd = crate::process::open(init).map_err(gone)?;
         let mut types = 0;
         for namespace in linux.namespaces().iter().flatten() {
             let typ = namespace.typ();

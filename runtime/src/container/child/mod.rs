@@ -186,9 +186,11 @@ fn carry_out<'a>(step: &'a Step, opened: &mut Opened<'a>) -> Result<(), Errno> {
             rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
             match rustix::thread::set_thread_groups(&[]) {
                 // Forbidden for good where an unprivileged creator mapped one group alone (user_namespaces(7)).
-                Err(Errno::PERM) => Ok(()),
-                other => other,
+                Ok(()) | Err(Errno::PERM) => {}
+                other => return other,
             }
+            // As after `Credentials`: with fs.suid_dumpable set, root of a namespace that is joined could trace it.
+            sys::prctl(libc::PR_SET_DUMPABLE, 0)
         }
         Step::OpenRoot => {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
