@@ -12,6 +12,7 @@ use crate::sys;
 /// A process that was alive when it was opened.
 #[derive(Debug)]
 pub struct Process {
+    pid: i32,
     pidfd: OwnedFd,
 }
 
@@ -20,7 +21,12 @@ impl Process {
     pub fn open(pid: i32, start_time: u64) -> Option<Self> {
         let pidfd = open(pid).ok()?;
         // Looked up after the opening: the descriptor is of the process that has the number now.
-        (self::start_time(pid) == Some(start_time)).then_some(Self { pidfd })
+        (self::start_time(pid) == Some(start_time)).then_some(Self { pid, pidfd })
+    }
+
+    /// Its number, which is another's once it has ended and was reaped.
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
     }
 
     /// Sends a signal, by any number.
@@ -61,6 +67,13 @@ fn parse(stat: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_number_that_no_process_has_is_no_process() {
+        for pid in [0, -1, i32::MIN, i32::MAX] {
+            assert!(Process::open(pid, 0).is_none());
+        }
+    }
 
     #[test]
     fn stat_is_read_behind_any_name() {

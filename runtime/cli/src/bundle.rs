@@ -5,22 +5,24 @@ use std::path::{Path, PathBuf};
 
 use skep_runtime::container::Rootfs;
 use skep_runtime::spec::oci::{Process, Spec};
-use skep_runtime::spec::{BundleError, read_bundle};
+use skep_runtime::spec::{BundleError, read_bundle_warned};
 
+use crate::app::Context;
 use crate::error::Failure;
 
 /// Goes into the bundle's directory, and reads it.
-pub(crate) fn enter(directory: Option<&str>) -> Result<(PathBuf, Spec), Failure> {
+pub(crate) fn enter(context: &Context, directory: Option<&str>) -> Result<(PathBuf, Spec), Failure> {
     if let Some(directory) = directory {
         std::env::set_current_dir(directory).map_err(Failure::path("chdir", Path::new(directory)))?;
     }
     let bundle = std::env::current_dir().map_err(Failure::system("getwd"))?;
-    let spec = read_bundle(&bundle).map_err(|error| match error {
+    let (spec, warnings) = read_bundle_warned(&bundle).map_err(|error| match error {
         BundleError::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => Failure::NoConfig,
         BundleError::Read { path, source } => Failure::Path { action: "open", path, source },
         BundleError::Syntax { source, .. } => Failure::Json { what: "config.json".to_owned(), source },
         other => Failure::Refused(other.to_string()),
     })?;
+    context.tell(&warnings);
     check_process(spec.process().as_ref())?;
     Ok((bundle, spec))
 }

@@ -43,7 +43,7 @@ pub(crate) fn create(
     wishes: Wishes,
     action: Action,
 ) -> Result<u8, Failure> {
-    let (bundle, mut spec) = bundle::enter(words.text("bundle"))?;
+    let (bundle, mut spec) = bundle::enter(context, words.text("bundle"))?;
     let id = words.arguments.first().map_or("", String::as_str);
     let (rootfs, root) = bundle::rootfs(&bundle, &spec)?;
     let detach = action == Action::Create || words.switch("detach");

@@ -68,9 +68,38 @@ pub const REQUESTS: [&str; 13] = [
 
 /// Texts that mean something somewhere.
 const TEXTS: [&str; 32] = [
-    "", "/", ".", "..", "../..", "/proc", "/proc/self", "/proc/self/ns/net", "/sys", "/dev", "/dev/null", "/tmp",
-    "a\0b", "\n", "%d", "0-3,7", "0-4294967295", "18446744073709551615", "-1", "bind", "rbind", "ro", "rro", "rshared",
-    "idmap", "tmpcopyup", "remount", "size=1", "=", "a=b", "tmpfs", "cgroup",
+    "",
+    "/",
+    ".",
+    "..",
+    "../..",
+    "/proc",
+    "/proc/self",
+    "/proc/self/ns/net",
+    "/sys",
+    "/dev",
+    "/dev/null",
+    "/tmp",
+    "a\0b",
+    "\n",
+    "%d",
+    "0-3,7",
+    "0-4294967295",
+    "18446744073709551615",
+    "-1",
+    "bind",
+    "rbind",
+    "ro",
+    "rro",
+    "rshared",
+    "idmap",
+    "tmpcopyup",
+    "remount",
+    "size=1",
+    "=",
+    "a=b",
+    "tmpfs",
+    "cgroup",
 ];
 
 /// Bytes that are JSON are themselves; others say how `base` is changed.
@@ -95,7 +124,9 @@ fn walk(value: &mut Value, change: u8, rest: &mut impl Iterator<Item = u8>) {
     let at = usize::from(rest.next().unwrap_or_default()) % (length + 1);
     if change == 0 && at < length {
         match value {
-            Value::Object(members) => drop(members.keys().nth(at).cloned().and_then(|key| members.remove(&key))),
+            Value::Object(members) => {
+                drop(members.keys().nth(at).cloned().and_then(|key| members.remove(&key)))
+            }
             Value::Array(list) => drop(list.remove(at)),
             _ => {}
         }

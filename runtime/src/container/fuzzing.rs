@@ -41,11 +41,14 @@ pub fn config(bytes: &[u8]) {
 /// What `exec --process` is given, for a process of this one's namespaces.
 pub fn process(bytes: &[u8]) {
     let Ok((process, _)) = parse_process(bytes) else { return };
+    let own = std::process::id() as i32;
+    let init = crate::process::start_time(own).and_then(|start| crate::process::Process::open(own, start));
+    let Some(init) = init else { return };
     let spec = crate::spec::default_spec();
     let planned = parts().and_then(|(stdio, console, ends)| {
         let options = ExecOptions {
             id: "fuzz",
-            init: std::process::id() as i32,
+            init: &init,
             bundle: Path::new("/"),
             spec: &spec,
             process: &process,

@@ -321,8 +321,8 @@ impl Container {
     /// The process in between has done its work and ends; its sibling is the init, a child of this process too.
     fn become_sibling(&mut self, pid: i32) -> Result<(), CreateError> {
         self.wait().map_err(|source| CreateError::Silent { source })?;
-        self.pidfd = crate::process::open(pid)
-            .map_err(|errno| CreateError::NoInit { pid, source: errno.into() })?;
+        self.pidfd =
+            crate::process::open(pid).map_err(|errno| CreateError::NoInit { pid, source: errno.into() })?;
         self.pid = pid;
         Ok(())
     }

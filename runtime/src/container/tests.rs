@@ -85,9 +85,10 @@ impl Box {
         process.set_args(Some(["/bin/sh", "-c", script].map(str::to_owned).to_vec()));
         let output = tempfile::tempfile().unwrap();
         let copy = || OwnedFd::from(output.try_clone().unwrap());
+        let start = crate::process::start_time(init.pid()).unwrap();
         let mut container = exec(ExecOptions {
             id: "box",
-            init: init.pid(),
+            init: &crate::process::Process::open(init.pid(), start).unwrap(),
             bundle: self.bundle.path(),
             spec: &self.spec,
             process: &process,

@@ -5,10 +5,10 @@ use std::os::fd::OwnedFd;
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
+use super::KeeperOptions;
 use super::protocol::{MAX_MESSAGE, Request};
 use super::records::{Record, parse_stat};
 use super::server::{End, Server};
-use super::KeeperOptions;
 use crate::process::Process;
 
 /// Between the messages of one client.

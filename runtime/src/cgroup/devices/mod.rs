@@ -75,7 +75,9 @@ pub fn fuzz(bytes: &[u8]) {
         let named: Vec<u32> = rules.iter().filter_map(number).take(8).collect();
         named.into_iter().flat_map(|one| [one, one.wrapping_add(1)]).filter(|one| *one < 1 << 20)
     };
-    for (major, minor) in numbers(|rule| rule.major).flat_map(|one| numbers(|rule| rule.minor).map(move |two| (one, two))) {
+    for (major, minor) in
+        numbers(|rule| rule.major).flat_map(|one| numbers(|rule| rule.minor).map(move |two| (one, two)))
+    {
         for kind in [Kind::Block, Kind::Char] {
             for access in [MKNOD, READ, WRITE, READ | WRITE] {
                 let expected = access & !allowed(&rules, kind, major, minor) == 0;

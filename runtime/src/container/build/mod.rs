@@ -17,7 +17,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use oci_spec::runtime::{Linux, Process, Spec};
+use oci_spec::runtime::{Linux, LinuxNamespace, Process, Spec};
 use rustix::process::{Gid, Uid};
 
 use self::mounts::{Mounts, move_root};
@@ -236,6 +236,11 @@ fn target(path: &Path, file: bool, strict: bool) -> Result<Target, CreateError> 
         target.prefixes.push(c_string(prefix.as_os_str().as_bytes(), "a path")?);
     }
     Ok(target)
+}
+
+/// The namespace that is joined. An empty path is none, as in runc.
+pub(super) fn joined_path(namespace: &LinuxNamespace) -> Option<&PathBuf> {
+    namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty())
 }
 
 /// Without the leading slash, for openat2(2) below the root.

@@ -42,11 +42,9 @@ impl Builder<'_> {
                 return Err(CreateError::Invalid(format!("two {typ} namespaces")));
             }
             seen |= typ as u64;
-            match namespace.path() {
+            match super::joined_path(namespace) {
                 _ if typ == LinuxNamespaceType::Network && netns.is_some() => {}
-                Some(path) if !path.as_os_str().is_empty() => {
-                    joins.push(Join { fd: open(path, typ)?, typ: typ as u64 })
-                }
+                Some(path) => joins.push(Join { fd: open(path, typ)?, typ: typ as u64 }),
                 _ if typ == LinuxNamespaceType::Cgroup => new_cgroup = true,
                 _ => flags |= typ as u64,
             }

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use rustix::fs::SeekFrom;
+use rustix::fs::{Mode, SeekFrom};
 use rustix::io::Errno;
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
@@ -17,11 +17,17 @@ const NOT_EXECUTED: i32 = 127;
 
 #[expect(clippy::result_large_err, reason = "made once, where nothing can be boxed")]
 /// Runs the hook with the state on its standard input. `Err`: the message for it.
-pub(super) fn run(hook: &HookPlan, state: &OwnedFd, null: &OwnedFd, step: u32) -> Result<(), Message> {
+pub(super) fn run(
+    hook: &HookPlan,
+    state: &OwnedFd,
+    null: &OwnedFd,
+    umask: Mode,
+    step: u32,
+) -> Result<(), Message> {
     let failed = |errno| Message::failed(step, errno);
     // Earlier hooks have read it.
     rustix::fs::seek(state, SeekFrom::Start(0)).map_err(failed)?;
-    let child = sys::clone_child(0, None, || execute(hook, state, null)).map_err(failed)?;
+    let child = sys::clone_child(0, None, || execute(hook, state, null, umask)).map_err(failed)?;
     let timeout =
         hook.timeout_ms.map_or(PollTimeout::NONE, |ms| PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX));
     let ended = loop {
@@ -45,7 +51,8 @@ pub(super) fn run(hook: &HookPlan, state: &OwnedFd, null: &OwnedFd, step: u32) -
     }
 }
 
-fn execute(hook: &HookPlan, state: &OwnedFd, null: &OwnedFd) -> Infallible {
+fn execute(hook: &HookPlan, state: &OwnedFd, null: &OwnedFd, umask: Mode) -> Infallible {
+    rustix::process::umask(umask);
     let prepared = sys::dup_to(state, 0)
         .and_then(|()| sys::dup_to(null, 1))
         .and_then(|()| sys::dup_to(null, 2))

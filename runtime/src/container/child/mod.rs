@@ -55,8 +55,8 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
     // A process of the container that shares a namespace with this one must not ptrace it (CVE-2016-9962).
     let _ = sys::prctl(libc::PR_SET_DUMPABLE, 0);
     sys::reset_signals();
-    // Modes of nodes and directories are meant as they stand.
-    rustix::process::umask(Mode::empty());
+    // Modes of nodes and directories are meant as they stand; a hook's files are not.
+    let umask = rustix::process::umask(Mode::empty());
     let mut opened = Opened::default();
     for (index, step) in plan.steps.iter().enumerate() {
         let index = index as u32;
@@ -64,7 +64,7 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
             Step::Maps => ask(plan, Message::Maps).map_err(|errno| Message::failed(index, errno)),
             Step::RuntimeHooks => ask(plan, Message::Hooks).map_err(|errno| Message::failed(index, errno)),
             Step::Hook(hook) => match &plan.hook_files {
-                Some(files) => hook::run(hook, &files.creating, &files.null, index),
+                Some(files) => hook::run(hook, &files.creating, &files.null, umask, index),
                 None => Err(Message::failed(index, Errno::BADF)),
             },
             step => carry_out(step, &mut opened).map_err(|errno| Message::Failed {
@@ -113,8 +113,10 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
     }
     let told = plan.told.as_ref().unwrap_or(&plan.status);
     if let Some(files) = for_hooks {
+        let umask = rustix::process::umask(umask);
+        rustix::process::umask(umask);
         for (index, hook) in plan.start_hooks.iter().enumerate() {
-            if let Err(message) = hook::run(hook, &files.created, &files.null, index as u32) {
+            if let Err(message) = hook::run(hook, &files.created, &files.null, umask, index as u32) {
                 let _ = rustix::io::write(told, &message.encode());
                 sys::exit_now(FAILED);
             }
