@@ -29,8 +29,8 @@ pub(crate) fn start(context: &Context, id: &str) -> Result<(), Failure> {
         status => return refuse(format!("cannot start a container in the {} state", status.name())),
     }
     let init = record.init.and_then(Init::open).ok_or(Failure::NotRunning)?;
-    Gate::pass(slot.path(), &record.command, init.pidfd())?;
     let spec = kept_spec(slot.path())?;
+    Gate::pass(slot.path(), &spec, &record.command, init.pidfd())?;
     hooks::poststart(&spec, &record).inspect_err(|_| {
         // The failed hook is the word to pass on.
         drop(init.signal(libc::SIGKILL));

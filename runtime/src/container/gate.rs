@@ -18,12 +18,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use oci_spec::runtime::Spec;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::child::Message;
 use super::error::started;
-use super::{CreateError, StartError, pipe};
+use super::{CreateError, StartError, hooks, pipe};
 
 /// Name of the pipe for the byte.
 const GATE_NAME: &str = "exec.gate";
@@ -31,8 +32,8 @@ const GATE_NAME: &str = "exec.gate";
 /// Name of the pipe for the outcome.
 const STATUS_NAME: &str = "exec.status";
 
-/// Longest wait for the exec after the byte: start hooks run in between and have their own time.
-pub(super) const EXEC_WAIT_MAX: Duration = Duration::from_secs(60);
+/// Longest wait for the exec after the byte, beside the time that start hooks in between have.
+const EXEC_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Who may start a created container.
 #[derive(Clone, Debug, Default)]
@@ -81,11 +82,16 @@ impl Gate {
         directory.join(GATE_NAME).exists()
     }
 
-    /// Starts such a container, given its init by descriptor, and returns when its program runs.
+    /// Starts such a container, made of this spec, given its init by descriptor, and returns when its program runs.
     ///
     /// # Errors
     /// [`StartError`]; the init is ending then, save after [`StartError::Started`].
-    pub fn pass(directory: &Path, command: &str, init: BorrowedFd<'_>) -> Result<(), StartError> {
+    pub fn pass(
+        directory: &Path,
+        spec: &Spec,
+        command: &str,
+        init: BorrowedFd<'_>,
+    ) -> Result<(), StartError> {
         let gone = |errno: Errno| match errno {
             // Nobody reads: the init is gone.
             Errno::NXIO => StartError::Died,
@@ -104,7 +110,7 @@ impl Gate {
         rustix::fs::unlink(&path).map_err(gone)?;
         rustix::io::write(&gate, b"!").map_err(gone)?;
         drop(gate);
-        let outcome = next_message(&status, Some(init), EXEC_WAIT_MAX)
+        let outcome = next_message(&status, Some(init), start_patience(spec))
             .map_err(|source| StartError::Silent { source })?;
         let _ = rustix::fs::unlink(directory.join(STATUS_NAME));
         started(command, outcome)
@@ -115,18 +121,26 @@ fn has_ended(init: BorrowedFd<'_>) -> bool {
     poll(&mut [PollFd::new(init, PollFlags::POLLIN)], PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
+/// How long a start may take; `None`: a hook has all the time there is.
+pub(super) fn start_patience(spec: &Spec) -> Option<Duration> {
+    let hooks = spec.hooks().as_ref().and_then(|hooks| hooks.start_container().as_deref());
+    hooks::patience(EXEC_WAIT_MAX, hooks)
+}
+
 /// The next word over a status pipe; `None`: it has ended. With `init`, its end is the pipe's end: a named pipe shows
 /// none to a reader that came after the last writer (poll(2), POLLHUP).
 pub(super) fn next_message(
     status: &OwnedFd,
     init: Option<BorrowedFd<'_>>,
-    wait_max: Duration,
+    wait_max: Option<Duration>,
 ) -> io::Result<Option<Message>> {
-    let deadline = Instant::now() + wait_max;
+    // Without an end where the clock has none for it.
+    let deadline = wait_max.and_then(|wait_max| Instant::now().checked_add(wait_max));
     let mut bytes = [0; Message::SIZE];
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let left =
+            left.map_or(PollTimeout::NONE, |left| PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
         let watched = [status.as_fd(), init.unwrap_or_else(|| status.as_fd())];
         match poll(&mut watched.map(|fd| PollFd::new(fd, PollFlags::POLLIN)), left) {
             Ok(0) => return Err(io::ErrorKind::TimedOut.into()),

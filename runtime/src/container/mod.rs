@@ -57,7 +57,8 @@ use crate::cgroup::{Cgroup, Cgroups};
 use crate::seccomp::{self, Filter, Told};
 use crate::sys;
 
-/// Longest wait for a child's next word. A set-up step that takes longer hangs (a dead network filesystem).
+/// Longest wait for a child's next word, beside the time that hooks in between have. A set-up step that takes longer
+/// hangs (a dead network filesystem).
 const CHILD_WAIT_MAX: Duration = Duration::from_secs(20);
 
 /// A container's root filesystem.
@@ -126,6 +127,8 @@ pub struct Container {
     gate: Option<OwnedFd>,
     status: OwnedFd,
     command: String,
+    /// How long the exec may take. `None`: for ever.
+    patience: Option<Duration>,
 }
 
 /// Builds a container up to the point where only exec is missing.
@@ -178,7 +181,9 @@ fn launch(
         gate: Some(gate),
         status,
         command: plan.command.clone(),
+        patience: gate::start_patience(about.spec),
     };
+    let patience = about.patience();
     let steps = plan.describe();
     let mut between = plan.entry.is_some();
     let first_of_entry = (plan.steps.len() + plan.last.len()) as u32;
@@ -197,7 +202,8 @@ fn launch(
             break Err(error);
         }
         let kept = if between { None } else { early.take() };
-        let message = match kept.map_or_else(|| container.next_message(), |message| Ok(Some(message))) {
+        let message = match kept.map_or_else(|| container.next_message(patience), |message| Ok(Some(message)))
+        {
             Ok(Some(message)) => message,
             Ok(None) => break Err(CreateError::Died),
             Err(source) => break Err(CreateError::Silent { source }),
@@ -284,7 +290,7 @@ impl Container {
         let gate = self.gate.take().ok_or(StartError::Started)?;
         // A broken pipe means that the init is gone, and the status pipe says that better.
         let _ = rustix::io::write(&gate, b"!");
-        let last = gate::next_message(&self.status, None, gate::EXEC_WAIT_MAX);
+        let last = gate::next_message(&self.status, None, self.patience);
         error::started(&self.command, last.map_err(|source| StartError::Silent { source })?)
     }
 
@@ -308,8 +314,8 @@ impl Container {
         Ok(status.exit_status().or_else(|| Some(128 + status.terminating_signal()?)).unwrap_or(255))
     }
 
-    fn next_message(&self) -> io::Result<Option<Message>> {
-        gate::next_message(&self.status, None, CHILD_WAIT_MAX)
+    fn next_message(&self, patience: Option<Duration>) -> io::Result<Option<Message>> {
+        gate::next_message(&self.status, None, patience)
     }
 
     /// Lets a child that asked for something go on.
@@ -362,6 +368,12 @@ struct About<'a> {
 }
 
 impl About<'_> {
+    /// How long the child may be silent.
+    fn patience(&self) -> Option<Duration> {
+        let hooks = self.spec.hooks().as_ref().and_then(|hooks| hooks.create_container().as_deref());
+        hooks::patience(CHILD_WAIT_MAX, hooks)
+    }
+
     fn state(&self, status: ContainerState, pid: i32) -> State {
         hooks::state(self.spec.version(), self.id, status, pid, self.bundle, self.spec.annotations().as_ref())
     }
