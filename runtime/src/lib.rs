@@ -14,6 +14,8 @@
 pub mod cgroup;
 pub mod container;
 pub mod features;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod keeper;
 pub mod process;
 pub mod seccomp;

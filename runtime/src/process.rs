@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::sys;
@@ -11,15 +12,21 @@ use crate::sys;
 /// A process that was alive when it was opened.
 #[derive(Debug)]
 pub struct Process {
+    pid: i32,
     pidfd: OwnedFd,
 }
 
 impl Process {
     /// Opens a process, unless it has ended or its number is another's now.
     pub fn open(pid: i32, start_time: u64) -> Option<Self> {
-        let pidfd = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+        let pidfd = open(pid).ok()?;
         // Looked up after the opening: the descriptor is of the process that has the number now.
-        (self::start_time(pid) == Some(start_time)).then_some(Self { pidfd })
+        (self::start_time(pid) == Some(start_time)).then_some(Self { pid, pidfd })
+    }
+
+    /// Its number, which is another's once it has ended and was reaped.
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
     }
 
     /// Sends a signal, by any number.
@@ -34,6 +41,12 @@ impl Process {
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
+}
+
+/// A process by descriptor. A number that is none of a process (from a file, say) is one of a process that is gone.
+pub(crate) fn open(pid: i32) -> Result<OwnedFd, Errno> {
+    let pid = Some(pid).filter(|pid| *pid > 0).and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
+    pidfd_open(pid, PidfdFlags::empty())
 }
 
 /// When a process started, in the kernel's ticks since boot; `None` if there is none of that number or it has ended.
@@ -54,6 +67,13 @@ fn parse(stat: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_number_that_no_process_has_is_no_process() {
+        for pid in [0, -1, i32::MIN, i32::MAX] {
+            assert!(Process::open(pid, 0).is_none());
+        }
+    }
 
     #[test]
     fn stat_is_read_behind_any_name() {

@@ -280,15 +280,6 @@ pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Err
         .map(drop)
 }
 
-/// kill(2) on one process, with any signal number.
-pub(crate) fn kill(pid: i32, signal: i32) -> Result<(), Errno> {
-    if pid <= 0 {
-        return Err(Errno::SRCH);
-    }
-    // SAFETY: no pointers; the pid is one process, not a group or everybody.
-    result(c_long::from(unsafe { libc::kill(pid, signal) })).map(drop)
-}
-
 /// unshare(2). Of the namespaces here none shares memory or descriptors with another thread.
 pub(crate) fn unshare(flags: rustix::thread::UnshareFlags) -> Result<(), Errno> {
     // SAFETY: called only by a process with one thread, between clone and exec.

@@ -40,6 +40,11 @@ impl Context {
     pub(crate) fn warn(&self, failure: &Failure) {
         self.log.line(Level::Warning, &failure.to_string());
     }
+
+    /// What a person should know of what was read.
+    pub(crate) fn tell(&self, warnings: &[String]) {
+        warnings.iter().for_each(|warning| self.log.line(Level::Warning, warning));
+    }
 }
 
 /// Runs the program.

@@ -23,9 +23,7 @@ pub(crate) fn enter(context: &Context, directory: Option<&str>) -> Result<(PathB
         BundleError::Syntax { source, .. } => Failure::Json { what: "config.json".to_owned(), source },
         other => Failure::Refused(other.to_string()),
     })?;
-    for warning in warnings {
-        context.log.line(Level::Warning, &warning);
-    }
+    context.tell(&warnings);
     check_process(spec.process().as_ref())?;
     warn_ambient(context, spec.process().as_ref());
     Ok((bundle, spec))

@@ -13,7 +13,7 @@ use crate::create::{debug_seccomp, opened};
 use crate::error::Failure;
 use crate::flags::Words;
 use crate::log::Level;
-use crate::record::Status;
+use crate::record::{Init, Status};
 use crate::sockets::{self, Wishes};
 use crate::store::kept_spec;
 use crate::terminal::Offer;
@@ -35,8 +35,9 @@ pub(crate) fn exec(context: &Context, words: &Words, wishes: &Wishes) -> Result<
         _ => {}
     }
     let spec = kept_spec(&directory)?;
-    let process = process(context, words, &spec)?;
-    let init = record.init.ok_or(Failure::NotRunning)?;
+    let (process, warnings) = process(words, &spec)?;
+    context.tell(&warnings);
+    let init = record.init.and_then(Init::open).ok_or(Failure::NotRunning)?;
     let detach = words.switch("detach");
     let terminal = process.terminal() == Some(true);
     wishes.check_terminal(detach, terminal)?;
@@ -53,7 +54,7 @@ pub(crate) fn exec(context: &Context, words: &Words, wishes: &Wishes) -> Result<
     debug_seccomp(context, &spec);
     let mut started = container::exec(ExecOptions {
         id,
-        init: init.pid,
+        init: &init,
         bundle: &record.bundle,
         spec: &spec,
         process: &process,
@@ -84,11 +85,11 @@ pub(crate) fn exec(context: &Context, words: &Words, wishes: &Wishes) -> Result<
 }
 
 /// The process, from a file, or from the container's own with what the command line changes.
-fn process(context: &Context, words: &Words, spec: &Spec) -> Result<Process, Failure> {
+fn process(words: &Words, spec: &Spec) -> Result<(Process, Vec<String>), Failure> {
     if let Some(path) = words.text("process") {
-        let process = read(context, Path::new(path))?;
+        let (process, warnings) = read(Path::new(path))?;
         check_process(Some(&process))?;
-        return Ok(process);
+        return Ok((process, warnings));
     }
     let process = spec.process().clone();
     let mut process =
@@ -98,22 +99,16 @@ fn process(context: &Context, words: &Words, spec: &Spec) -> Result<Process, Fai
     }
     change(&mut process, words)?;
     check_process(Some(&process))?;
-    Ok(process)
+    Ok((process, Vec::new()))
 }
 
-fn read(context: &Context, path: &Path) -> Result<Process, Failure> {
+fn read(path: &Path) -> Result<(Process, Vec<String>), Failure> {
     let size = std::fs::metadata(path).map_err(Failure::path("open", path))?.len();
     if size > PROCESS_BYTES_MAX {
         return Err(Failure::Refused(format!("{} is too large: {size} bytes", path.display())));
     }
     let text = std::fs::read(path).map_err(Failure::path("open", path))?;
-    let parsed = parse_process(&text);
-    let (process, warnings) =
-        parsed.map_err(|source| Failure::Json { what: path.display().to_string(), source })?;
-    for warning in warnings {
-        context.log.line(Level::Warning, &warning);
-    }
-    Ok(process)
+    parse_process(&text).map_err(|source| Failure::Json { what: path.display().to_string(), source })
 }
 
 fn change(process: &mut Process, words: &Words) -> Result<(), Failure> {
@@ -197,13 +192,7 @@ mod tests {
         let command = COMMANDS.iter().find(|command| command.name == "exec").unwrap();
         let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
         let words = crate::flags::parse(command.flags, command.order, &words).unwrap();
-        let context = Context {
-            log: crate::log::Log::default(),
-            store: crate::store::Store::new("/nowhere".into()),
-            own_root: true,
-            systemd: false,
-        };
-        process(&context, &words, &crate::spec::example(true))
+        process(&words, &crate::spec::example(true)).map(|read| read.0)
     }
 
     #[test]
@@ -227,6 +216,16 @@ mod tests {
                 .unwrap()
                 .contains(&Capability::Kill)
         );
+    }
+
+    #[test]
+    fn a_process_from_a_file_is_read_as_leniently_as_a_config() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, r#"{"cwd": "/", "args": ["x"], "capabilities": {"bounding": ["CAP_TO_FLY"]}}"#)
+            .unwrap();
+        let (process, warnings) = read(file.path()).unwrap();
+        assert_eq!(process.user().uid(), 0);
+        assert!(warnings[0].contains("CAP_TO_FLY"), "{warnings:?}");
     }
 
     #[test]

@@ -34,8 +34,8 @@ pub(crate) fn start(context: &Context, id: &str) -> Result<(), Failure> {
     if let Some(notify) = &mut notify {
         notify.listen()?;
     }
-    Gate::pass(slot.path(), &record.command, init.pidfd())?;
     let spec = kept_spec(slot.path())?;
+    Gate::pass(slot.path(), &spec, &record.command, init.pidfd())?;
     let Err(failure) = hooks::poststart(&spec, &record) else {
         drop(slot);
         let watched = record.init.map_or(0, |init| init.pid);

@@ -144,5 +144,8 @@ pub(crate) fn has_own_pids(spec: &Spec) -> bool {
     use skep_runtime::spec::oci::LinuxNamespaceType;
     let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
     let mut namespaces = namespaces.into_iter().flatten();
-    namespaces.any(|namespace| namespace.typ() == LinuxNamespaceType::Pid && namespace.path().is_none())
+    namespaces.any(|namespace| {
+        namespace.typ() == LinuxNamespaceType::Pid
+            && namespace.path().as_ref().is_none_or(|path| path.as_os_str().is_empty())
+    })
 }

@@ -277,6 +277,21 @@ fn unescape(field: &str) -> String {
     out + rest
 }
 
+/// The kernel's tables of mounts and groups, with a zero byte between.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let (mounts, own) = text.split_once('\0').unwrap_or((&text, ""));
+    let Ok(cgroups) = Cgroups::from_mountinfo(mounts) else { return };
+    for directory in cgroups.relative(own, Path::new("inner")).directories() {
+        assert!(directory.path.ends_with("inner"));
+    }
+    for (path, id) in [(None, own), (Some(Path::new(own)), "id")] {
+        let _ = cgroups.place(path, id, super::Driver::Systemd);
+        let _ = cgroups.group(own, id);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::systemd::Unit;
 use super::{CgroupError, write};
-use crate::sys;
+use crate::{process, sys};
 
 /// How often an emptied group that is still busy is tried again, with waits of 1, 2, 4, … ms: about 2 s in all. The
 /// kernel keeps a group busy for a moment after its last process became a zombie.
@@ -186,11 +186,19 @@ impl Cgroup {
         all.into_iter().collect()
     }
 
-    /// Sends `signal` to every process that is in the group now.
+    /// Sends `signal` to every process that is in the group or below it now.
     pub fn signal(&self, signal: i32) {
-        for pid in self.processes() {
+        self.send(&self.all_processes(), signal);
+    }
+
+    /// A number from the list may be another process's by the time it is used: that one is not in the list when it is
+    /// read again after the opening.
+    fn send(&self, pids: &[i32], signal: i32) {
+        let opened: Vec<_> = pids.iter().filter_map(|pid| Some((*pid, process::open(*pid).ok()?))).collect();
+        let still = self.all_processes();
+        for (_, process) in opened.iter().filter(|(pid, _)| still.contains(pid)) {
             // One that has just ended is no error.
-            let _ = sys::kill(pid, signal);
+            let _ = sys::pidfd_signal(process.as_fd(), signal);
         }
     }
 
@@ -208,10 +216,7 @@ impl Cgroup {
             if processes.is_empty() {
                 return;
             }
-            for pid in processes {
-                // One that has just ended is no error.
-                let _ = sys::kill(pid, libc::SIGKILL);
-            }
+            self.send(&processes, libc::SIGKILL);
             self.let_die();
             std::thread::sleep(Duration::from_millis(1));
         }

@@ -17,6 +17,8 @@ mod detect;
 mod devices;
 mod error;
 mod freeze;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod group;
 mod limits;
 mod oom;

@@ -57,7 +57,7 @@ impl Cgroups {
     }
 
     /// The groups `inner` of the caller whose `/proc/self/cgroup` this is.
-    fn relative(&self, own: &str, inner: &Path) -> Cgroup {
+    pub(super) fn relative(&self, own: &str, inner: &Path) -> Cgroup {
         let pure = self.is_pure_v2();
         self.below(&|mount, root, controllers| {
             let line = own.lines().find_map(|line| {

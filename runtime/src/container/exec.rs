@@ -3,24 +3,25 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{Process as ProcessSpec, Spec};
 
 use super::Stdio;
 use crate::cgroup::Cgroup;
+use crate::process::Process;
 
 /// What [`super::exec`] needs.
 #[derive(Debug)]
 pub struct ExecOptions<'a> {
     /// Name of the container.
     pub id: &'a str,
-    /// Process ID of its init.
-    pub init: i32,
+    /// Its init. Not by number: that could be another process's by now, and the host's namespaces be joined.
+    pub init: &'a Process,
     /// Its bundle.
     pub bundle: &'a Path,
     /// Its spec. The namespaces that it names are joined; its seccomp profile holds for the process too.
     pub spec: &'a Spec,
     /// The process.
-    pub process: &'a Process,
+    pub process: &'a ProcessSpec,
     /// Standard descriptors.
     pub stdio: Stdio,
     /// As in [`super::CreateOptions::console`], if the process wants a terminal.

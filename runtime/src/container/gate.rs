@@ -18,12 +18,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use oci_spec::runtime::Spec;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::child::Message;
 use super::error::started;
-use super::{CreateError, StartError, pipe};
+use super::{CreateError, StartError, hooks, pipe};
 
 /// Name of the pipe for the byte.
 const GATE_NAME: &str = "exec.fifo";
@@ -35,8 +36,8 @@ const STATUS_DIRECTORY: &str = "outcome";
 /// for leaked descriptors know of runc.
 const STATUS_NAME: &str = "outcome/exec.fifo";
 
-/// Longest wait for the exec after the byte: start hooks run in between and have their own time.
-pub(super) const EXEC_WAIT_MAX: Duration = Duration::from_secs(60);
+/// Longest wait for the exec after the byte, beside the time that start hooks in between have.
+const EXEC_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Who may start a created container.
 #[derive(Clone, Debug, Default)]
@@ -87,11 +88,16 @@ impl Gate {
         directory.join(GATE_NAME).exists()
     }
 
-    /// Starts such a container, given its init by descriptor, and returns when its program runs.
+    /// Starts such a container, made of this spec, given its init by descriptor, and returns when its program runs.
     ///
     /// # Errors
     /// [`StartError`]; the init is ending then, save after [`StartError::Started`].
-    pub fn pass(directory: &Path, command: &str, init: BorrowedFd<'_>) -> Result<(), StartError> {
+    pub fn pass(
+        directory: &Path,
+        spec: &Spec,
+        command: &str,
+        init: BorrowedFd<'_>,
+    ) -> Result<(), StartError> {
         let gone = |errno: Errno| match errno {
             // Nobody reads: the init is gone.
             Errno::NXIO => StartError::Died,
@@ -110,7 +116,7 @@ impl Gate {
         rustix::fs::unlink(&path).map_err(gone)?;
         rustix::io::write(&gate, b"!").map_err(gone)?;
         drop(gate);
-        let outcome = next_message(&status, Some(init), EXEC_WAIT_MAX)
+        let outcome = next_message(&status, Some(init), start_patience(spec))
             .map_err(|source| StartError::Silent { source })?;
         let _ = rustix::fs::unlink(directory.join(STATUS_NAME));
         started(command, outcome)
@@ -134,18 +140,26 @@ pub(super) fn ends_within(process: BorrowedFd<'_>, wait_max: Duration) -> io::Re
     }
 }
 
+/// How long a start may take; `None`: a hook has all the time there is.
+pub(super) fn start_patience(spec: &Spec) -> Option<Duration> {
+    let hooks = spec.hooks().as_ref().and_then(|hooks| hooks.start_container().as_deref());
+    hooks::patience(EXEC_WAIT_MAX, hooks)
+}
+
 /// The next word over a status pipe; `None`: it has ended. With `init`, its end is the pipe's end: a named pipe shows
 /// none to a reader that came after the last writer (poll(2), POLLHUP).
 pub(super) fn next_message(
     status: &OwnedFd,
     init: Option<BorrowedFd<'_>>,
-    wait_max: Duration,
+    wait_max: Option<Duration>,
 ) -> io::Result<Option<Message>> {
-    let deadline = Instant::now() + wait_max;
+    // Without an end where the clock has none for it.
+    let deadline = wait_max.and_then(|wait_max| Instant::now().checked_add(wait_max));
     let mut bytes = [0; Message::SIZE];
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let left =
+            left.map_or(PollTimeout::NONE, |left| PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
         let watched = [status.as_fd(), init.unwrap_or_else(|| status.as_fd())];
         match poll(&mut watched.map(|fd| PollFd::new(fd, PollFlags::POLLIN)), left) {
             Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
@@ -156,7 +170,11 @@ pub(super) fn next_message(
         // A message is far shorter than PIPE_BUF, so it comes whole (pipe(7)).
         match rustix::io::read(status, &mut bytes) {
             Ok(0) => return Ok(None),
-            Ok(_) => return Ok(Message::decode(&bytes)),
+            // No word is the word "it runs": what is none of the words must not be taken for that.
+            Ok(_) => {
+                let message = Message::decode(&bytes).ok_or(io::ErrorKind::InvalidData)?;
+                return Ok(Some(message));
+            }
             Err(Errno::INTR) => {}
             // Somebody holds the other end, and the init has ended.
             Err(Errno::AGAIN) if init.is_some_and(has_ended) => return Ok(None),

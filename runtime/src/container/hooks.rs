@@ -97,6 +97,13 @@ pub fn check(hooks: &[Hook]) -> Result<(), HookError> {
     Ok(())
 }
 
+/// How long what takes `own` by itself may take with these hooks in it. `None`: one of them has all the time there is.
+pub(super) fn patience(own: Duration, hooks: Option<&[Hook]>) -> Option<Duration> {
+    hooks.unwrap_or_default().iter().try_fold(own, |sum, hook| {
+        Some(sum.saturating_add(Duration::from_secs(u64::try_from(hook.timeout()?).ok()?)))
+    })
+}
+
 /// Runs the hooks of a kind in order in this process's namespaces. The first that fails ends the row.
 ///
 /// # Errors
@@ -273,6 +280,15 @@ mod tests {
     fn a_hook_that_never_ends_is_ended() {
         let error = run_one(&shell("exec sleep 1000", Some(1)), &some_state()).unwrap_err();
         assert!(matches!(error, HookError::Timeout { .. }), "{error}");
+    }
+
+    #[test]
+    fn who_waits_for_hooks_has_their_time_too() {
+        let own = Duration::from_secs(20);
+        let hooks = [Some(30), Some(15), None].map(|seconds| shell("true", seconds));
+        assert_eq!(patience(own, None), Some(own));
+        assert_eq!(patience(own, Some(&hooks[..2])), Some(Duration::from_secs(65)));
+        assert_eq!(patience(own, Some(&hooks)), None);
     }
 
     #[test]

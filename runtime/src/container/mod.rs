@@ -21,6 +21,8 @@ mod child;
 mod confine;
 mod error;
 mod exec;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod gate;
 pub mod hooks;
 mod mounts;
@@ -44,7 +46,7 @@ use std::time::Duration;
 use oci_spec::runtime::{ContainerState, Spec, State};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
+use rustix::process::{Signal, WaitIdOptions, pidfd_send_signal, waitid};
 use serde::{Deserialize, Serialize};
 
 use self::child::Message;
@@ -55,7 +57,8 @@ use crate::cgroup::{Cgroup, Cgroups};
 use crate::seccomp::{self, Filter, Told};
 use crate::sys;
 
-/// Longest wait for a child's next word. A set-up step that takes longer hangs (a dead network filesystem).
+/// Longest wait for a child's next word, beside the time that hooks in between have. A set-up step that takes longer
+/// hangs (a dead network filesystem).
 const CHILD_WAIT_MAX: Duration = Duration::from_secs(20);
 
 /// A container's root filesystem.
@@ -124,6 +127,8 @@ pub struct Container {
     gate: Option<OwnedFd>,
     status: OwnedFd,
     command: String,
+    /// How long the exec may take. `None`: for ever.
+    patience: Option<Duration>,
 }
 
 /// Builds a container up to the point where only exec is missing.
@@ -176,7 +181,9 @@ fn launch(
         gate: Some(gate),
         status,
         command: plan.command.clone(),
+        patience: gate::start_patience(about.spec),
     };
+    let patience = about.patience();
     let steps = plan.describe();
     let mut between = plan.entry.is_some();
     let first_of_entry = (plan.steps.len() + plan.last.len()) as u32;
@@ -195,7 +202,8 @@ fn launch(
             break Err(error);
         }
         let kept = if between { None } else { early.take() };
-        let message = match kept.map_or_else(|| container.next_message(), |message| Ok(Some(message))) {
+        let message = match kept.map_or_else(|| container.next_message(patience), |message| Ok(Some(message)))
+        {
             Ok(Some(message)) => message,
             Ok(None) => break Err(CreateError::Died),
             Err(source) => break Err(CreateError::Silent { source }),
@@ -282,7 +290,7 @@ impl Container {
         let gate = self.gate.take().ok_or(StartError::Started)?;
         // A broken pipe means that the init is gone, and the status pipe says that better.
         let _ = rustix::io::write(&gate, b"!");
-        let last = gate::next_message(&self.status, None, gate::EXEC_WAIT_MAX);
+        let last = gate::next_message(&self.status, None, self.patience);
         error::started(&self.command, last.map_err(|source| StartError::Silent { source })?)
     }
 
@@ -306,8 +314,8 @@ impl Container {
         Ok(status.exit_status().or_else(|| Some(128 + status.terminating_signal()?)).unwrap_or(255))
     }
 
-    fn next_message(&self) -> io::Result<Option<Message>> {
-        gate::next_message(&self.status, None, CHILD_WAIT_MAX)
+    fn next_message(&self, patience: Option<Duration>) -> io::Result<Option<Message>> {
+        gate::next_message(&self.status, None, patience)
     }
 
     /// Lets a child that asked for something go on.
@@ -319,9 +327,8 @@ impl Container {
     /// The process in between has done its work and ends; its sibling is the init, a child of this process too.
     fn become_sibling(&mut self, pid: i32) -> Result<(), CreateError> {
         self.reap().map_err(|source| CreateError::Silent { source })?;
-        let raw = Pid::from_raw(pid).ok_or(CreateError::Died)?;
-        self.pidfd = pidfd_open(raw, PidfdFlags::empty())
-            .map_err(|errno| CreateError::NoInit { pid, source: errno.into() })?;
+        self.pidfd =
+            crate::process::open(pid).map_err(|errno| CreateError::NoInit { pid, source: errno.into() })?;
         self.pid = pid;
         Ok(())
     }
@@ -370,6 +377,12 @@ struct About<'a> {
 }
 
 impl About<'_> {
+    /// How long the child may be silent.
+    fn patience(&self) -> Option<Duration> {
+        let hooks = self.spec.hooks().as_ref().and_then(|hooks| hooks.create_container().as_deref());
+        hooks::patience(CHILD_WAIT_MAX, hooks)
+    }
+
     fn state(&self, status: ContainerState, pid: i32) -> State {
         hooks::state(self.spec.version(), self.id, status, pid, self.bundle, self.spec.annotations().as_ref())
     }

@@ -68,7 +68,7 @@ pub(super) fn plan(
     }
     devices.sort();
     let named = linux.namespaces().iter().flatten().find(|entry| entry.typ() == LinuxNamespaceType::Network);
-    let joined = match (joined, named.and_then(|namespace| namespace.path().as_ref())) {
+    let joined = match (joined, named.and_then(super::build::joined_path)) {
         (None, Some(path)) => {
             let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
             let error = |errno: rustix::io::Errno| CreateError::OpenNamespace {

@@ -3,6 +3,7 @@
 use std::io::{Read as _, Seek as _, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 
 use oci_spec::runtime::{HookBuilder, HooksBuilder, Process};
@@ -85,9 +86,10 @@ impl Box {
         process.set_args(Some(["/bin/sh", "-c", script].map(str::to_owned).to_vec()));
         let output = tempfile::tempfile().unwrap();
         let copy = || OwnedFd::from(output.try_clone().unwrap());
+        let start = crate::process::start_time(init.pid()).unwrap();
         let mut container = exec(ExecOptions {
             id: "box",
-            init: init.pid(),
+            init: &crate::process::Process::open(init.pid(), start).unwrap(),
             bundle: self.bundle.path(),
             spec: &self.spec,
             process: &process,
@@ -244,6 +246,23 @@ fn a_process_joins_a_running_container() {
 }
 
 #[test]
+fn a_hooks_files_have_the_callers_mask_and_not_the_set_ups() {
+    let place = tempfile::tempdir().unwrap();
+    let to = place.path().join("made");
+    let mut container = Box::new("true");
+    let script = format!("touch {}", to.display());
+    let hook = HookBuilder::default().path("/bin/sh").args(["sh", "-c", &script].map(str::to_owned));
+    let hook = hook.env(vec!["PATH=/usr/bin:/bin".to_owned()]).build().unwrap();
+    container.spec.set_hooks(Some(HooksBuilder::default().create_container(vec![hook]).build().unwrap()));
+    container.run();
+    // A neighbour made by this process has the mode that its mask leaves.
+    std::fs::write(place.path().join("own"), "").unwrap();
+    let mode = |name: &str| std::fs::metadata(place.path().join(name)).unwrap().mode() & 0o777;
+    assert_eq!(mode("made"), mode("own"));
+    assert_ne!(mode("own"), 0o666, "without a mask this shows nothing");
+}
+
+#[test]
 fn hooks_run_where_and_when_they_should() {
     let container = Box::new("echo program; cat /marker.$(hostname) 2>/dev/null");
     let place = tempfile::tempdir().unwrap();
@@ -364,17 +383,17 @@ fn a_named_gate_is_passed_once_and_tells_what_became_of_it() {
     let gate = tempfile::tempdir().unwrap();
     let made = container.create_at(Gate::Named(gate.path().to_owned()), None).unwrap();
     assert!(Gate::is_closed(gate.path()));
-    Gate::pass(gate.path(), "sh", made.pidfd()).unwrap();
+    Gate::pass(gate.path(), &container.spec, "sh", made.pidfd()).unwrap();
     made.wait().unwrap();
     assert_eq!(container.text(), "ran\n");
     assert!(!Gate::is_closed(gate.path()));
-    assert!(matches!(Gate::pass(gate.path(), "sh", made.pidfd()), Err(StartError::Started)));
+    assert!(matches!(Gate::pass(gate.path(), &container.spec, "sh", made.pidfd()), Err(StartError::Started)));
     // One that was killed before.
     let gate = tempfile::tempdir().unwrap();
     let made = container.create_at(Gate::Named(gate.path().to_owned()), None).unwrap();
     made.kill(Signal::KILL).unwrap();
     made.wait().unwrap();
-    assert!(matches!(Gate::pass(gate.path(), "sh", made.pidfd()), Err(StartError::Died)));
+    assert!(matches!(Gate::pass(gate.path(), &container.spec, "sh", made.pidfd()), Err(StartError::Died)));
     // One whose program is none.
     let gate = tempfile::tempdir().unwrap();
     let program = gate.path().join("garbage");
@@ -382,7 +401,7 @@ fn a_named_gate_is_passed_once_and_tells_what_became_of_it() {
     std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let container = Box::new("").with(|spec| spec["process"]["args"] = json!([program]));
     let made = container.create_at(Gate::Named(gate.path().to_owned()), None).unwrap();
-    let error = Gate::pass(gate.path(), "garbage", made.pidfd()).unwrap_err().to_string();
+    let error = Gate::pass(gate.path(), &container.spec, "garbage", made.pidfd()).unwrap_err().to_string();
     assert!(error.contains("garbage") && error.contains("exec format error"), "{error}");
     made.wait().unwrap();
 }

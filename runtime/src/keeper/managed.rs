@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::logs::{Log, Stream};
 use super::protocol::{CreateContainer, LogOptions};
@@ -58,9 +57,7 @@ impl Managed {
 
     /// Opens the init of a record by number. `Err(ESRCH)` if it is gone.
     pub(super) fn open_init(&mut self) -> io::Result<()> {
-        let pid =
-            rustix::process::Pid::from_raw(self.record.pid).ok_or_else(|| io::Error::from(Errno::SRCH))?;
-        self.pidfd = Some(pidfd_open(pid, PidfdFlags::empty())?);
+        self.pidfd = Some(crate::process::open(self.record.pid)?);
         Ok(())
     }
 

@@ -26,6 +26,8 @@
 
 mod client;
 mod events;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod logs;
 mod managed;
 mod options;

@@ -102,7 +102,7 @@ pub(super) fn process_identity(pid: i32) -> Option<(i32, u64)> {
     parse_stat(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-fn parse_stat(text: &str) -> Option<(i32, u64)> {
+pub(super) fn parse_stat(text: &str) -> Option<(i32, u64)> {
     // The name in parentheses may hold anything, also parentheses and spaces.
     let mut fields = text.rsplit_once(')')?.1.split_whitespace();
     let parent = fields.nth(1)?.parse().ok()?;

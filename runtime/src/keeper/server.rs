@@ -160,7 +160,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    fn start(options: KeeperOptions) -> Result<Self, KeeperError> {
+    pub(super) fn start(options: KeeperOptions) -> Result<Self, KeeperError> {
         let file = |action, path: &Path| {
             let path = path.to_path_buf();
             move |source| KeeperError::File { action, path, source }
@@ -434,19 +434,24 @@ impl Server {
         // The socket's mode keeps strangers out; this keeps them out where a directory's mode was changed.
         let root = rustix::net::sockopt::socket_peercred(&socket)
             .is_ok_and(|peer| peer.uid.is_root() || peer.uid == rustix::process::geteuid());
-        if !root || self.clients.len() >= CLIENTS_MAX {
-            return;
+        if root && self.clients.len() < CLIENTS_MAX {
+            self.admit(socket);
         }
+    }
+
+    /// Listens to a connection from now on.
+    pub(super) fn admit(&mut self, socket: OwnedFd) -> Option<u64> {
         let token = self.token(Source::Client);
         if watch(&self.epoll, socket.as_fd(), token).is_err() {
             self.sources.remove(&token);
-            return;
+            return None;
         }
         let client = Client { socket, daemon: None, subscribed: false, deleting: None, shutdown: false };
         self.clients.insert(token, client);
+        Some(token)
     }
 
-    fn take_request(&mut self, token: u64) {
+    pub(super) fn take_request(&mut self, token: u64) {
         let Some(client) = self.clients.get(&token) else { return };
         match wire::receive(&client.socket, &mut self.buffer, false) {
             Ok((request, fd)) => self.request(token, request, fd),
@@ -460,7 +465,7 @@ impl Server {
         }
     }
 
-    fn drop_client(&mut self, token: u64) {
+    pub(super) fn drop_client(&mut self, token: u64) {
         self.sources.remove(&token);
         let Some(client) = self.clients.remove(&token) else { return };
         if let Some(process) = client.daemon {

@@ -1,4 +1,6 @@
 //! Two judges of one system call for the tests: classic BPF as the kernel runs it, and the profile read rule by rule.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that panics has failed")]
+#![cfg_attr(not(test), allow(dead_code, reason = "some of it is for the unit tests alone"))]
 
 use libc::{seccomp_data, sock_filter};
 use oci_spec::runtime::{

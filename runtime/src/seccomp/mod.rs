@@ -24,7 +24,9 @@ mod notify;
 mod numbers;
 mod policy;
 
-#[cfg(test)]
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
+#[cfg(any(test, feature = "fuzzing"))]
 mod interpreter;
 #[cfg(test)]
 mod kernel_test;

@@ -1,6 +1,8 @@
 //! OCI runtime specs as Docker makes them, bundles on disk, and users of an image.
 
 mod defaults;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod lenient;
 mod user;
 

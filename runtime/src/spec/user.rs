@@ -70,11 +70,19 @@ pub fn resolve_user(roots: &[PathBuf], user: &str) -> Result<ResolvedUser, UserE
         Some((user, group)) => (user, (!group.is_empty()).then_some(group)),
         None => (user, None),
     };
-    let passwd = read(roots, "etc/passwd")?;
-    let group_file = read(roots, "etc/group")?;
+    resolve_in(&read(roots, "etc/passwd")?, &read(roots, "etc/group")?, user, group)
+}
+
+/// The user by the texts of the two files.
+pub(super) fn resolve_in(
+    passwd: &str,
+    group_file: &str,
+    user: &str,
+    group: Option<&str>,
+) -> Result<ResolvedUser, UserError> {
     let mut resolved = ResolvedUser::default();
     let number = number(user)?;
-    let entry = entries(&passwd, 6).find(|fields| match number {
+    let entry = entries(passwd, 6).find(|fields| match number {
         Some(uid) => parse_id(fields[2]) == Some(uid),
         None => fields[0] == if user.is_empty() { "root" } else { user },
     });
@@ -89,10 +97,10 @@ pub fn resolve_user(roots: &[PathBuf], user: &str) -> Result<ResolvedUser, UserE
         (None, None) => return Err(UserError::NoUser(user.to_owned())),
     }
     match group {
-        Some(group) => resolved.gid = resolve_group(&group_file, group)?,
+        Some(group) => resolved.gid = resolve_group(group_file, group)?,
         None => {
             if let Some(fields) = &entry {
-                resolved.additional_gids = entries(&group_file, 4)
+                resolved.additional_gids = entries(group_file, 4)
                     .filter(|group| group[3].split(',').any(|member| member == fields[0]))
                     .filter_map(|group| parse_id(group[2]))
                     .take(GROUPS_MAX)

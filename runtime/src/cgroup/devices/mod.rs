@@ -6,6 +6,8 @@
 
 mod bpf;
 mod exceptions;
+#[cfg(any(test, feature = "fuzzing"))]
+mod judges;
 mod program;
 #[cfg(test)]
 mod tests;
@@ -58,6 +60,35 @@ const DEFAULT_DEVICES: [(u32, Option<u32>); 9] = [
     (136, None),
     (10, Some(200)),
 ];
+
+/// A spec's rules: the program and the exceptions decide as the list reads.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz(bytes: &[u8]) {
+    let Ok(list) = serde_json::from_slice::<Vec<LinuxDeviceCgroup>>(bytes) else {
+        let _ = exceptions::Exceptions::from_list(&String::from_utf8_lossy(bytes));
+        return;
+    };
+    let Ok(rules) = rules(&list) else { return };
+    let program = program::assemble(&rules);
+    let exceptions = for_list(&rules);
+    let numbers = |number: fn(&Rule) -> Option<u32>| {
+        let named: Vec<u32> = rules.iter().filter_map(number).take(8).collect();
+        named.into_iter().flat_map(|one| [one, one.wrapping_add(1)]).filter(|one| *one < 1 << 20)
+    };
+    for (major, minor) in
+        numbers(|rule| rule.major).flat_map(|one| numbers(|rule| rule.minor).map(move |two| (one, two)))
+    {
+        for kind in [Kind::Block, Kind::Char] {
+            for access in [MKNOD, READ, WRITE, READ | WRITE] {
+                let expected = access & !allowed(&rules, kind, major, minor) == 0;
+                assert_eq!(judges::run(&program, kind, access, major, minor), expected);
+                if let Some(exceptions) = &exceptions {
+                    assert_eq!(judges::controller(exceptions, kind, access, major, minor), expected);
+                }
+            }
+        }
+    }
+}
 
 impl Rule {
     fn matches(&self, kind: Kind, major: u32, minor: u32) -> bool {

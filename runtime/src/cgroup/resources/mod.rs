@@ -118,6 +118,22 @@ pub(super) fn needs(family: Family, resources: &LinuxResources) -> bool {
     }
 }
 
+/// All that a spec's limits become on either interface and for systemd; a file of a group may hold anything.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz(bytes: &[u8]) {
+    let Ok(resources) = serde_json::from_slice::<LinuxResources>(bytes) else { return };
+    for family in Family::ALL {
+        for there in [true, false] {
+            let _ = v1::writes(family, &resources, &|_| there);
+            let _ = v2::writes(family, &resources, &|_| there.then(|| "9223372036854775807 1".to_owned()));
+        }
+        let _ = needs(family, &resources);
+    }
+    let _ = v2::unified(&resources);
+    let _ = super::Limits::from_oci(&resources);
+    super::systemd::fuzz_resources(&resources);
+}
+
 fn block_io_is_set(io: &LinuxBlockIo) -> bool {
     let some = |list: &Option<Vec<LinuxThrottleDevice>>| list.as_ref().is_some_and(|list| !list.is_empty());
     io.weight().is_some_and(|weight| weight > 0)

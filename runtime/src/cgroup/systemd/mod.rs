@@ -54,6 +54,29 @@ impl SystemdUnit {
     }
 }
 
+/// What systemd answers, and what annotations it is to be told of.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz(bytes: &[u8]) {
+    if let Some(head) = bytes.first_chunk::<{ wire::HEAD }>() {
+        let _ = wire::length(head);
+    }
+    let _ = wire::parse(bytes);
+    let text = String::from_utf8_lossy(bytes);
+    if let Some((name, value)) = text.split_once('=') {
+        let _ = variant::property(name, value);
+    }
+}
+
+/// What systemd is told of limits, by old and new versions of it.
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzz_resources(resources: &LinuxResources) {
+    for (number, v2) in [(219, false), (239, true), (252, true), (252, false)] {
+        if let Ok(properties) = for_resources(resources, Version { number, v2 }, true) {
+            wire::Writer::default().properties(&properties);
+        }
+    }
+}
+
 /// A group's unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Unit {

@@ -3,30 +3,32 @@
 use oci_spec::runtime::{Linux, LinuxNamespaceType};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::Builder;
 use crate::cgroup::Cgroup;
 use crate::container::CreateError;
 use crate::container::plan::{Entry, Join, Step};
+use crate::process::Process;
 
 impl Builder<'_> {
     /// Joins the namespaces of the container's init, all at once (setns(2) on a pidfd).
     pub(super) fn entry(
         &mut self,
         linux: &Linux,
-        init: i32,
+        init: &Process,
         cgroup: Option<&Cgroup>,
     ) -> Result<Entry, CreateError> {
-        let gone = |errno: Errno| CreateError::NoInit { pid: init, source: errno.into() };
-        let pid = Pid::from_raw(init).ok_or_else(|| gone(Errno::SRCH))?;
-        let fd = pidfd_open(pid, PidfdFlags::empty()).map_err(gone)?;
+        let gone = |errno: Errno| CreateError::NoInit { pid: init.pid(), source: errno.into() };
+        let ended = |source| CreateError::NoInit { pid: init.pid(), source };
+        let fd = init.pidfd().try_clone_to_owned().map_err(ended)?;
         let mut types = 0;
         for namespace in linux.namespaces().iter().flatten() {
             let typ = namespace.typ();
             // A process cannot join the user namespace that it is in (setns(2)).
             if typ == LinuxNamespaceType::User {
-                self.userns = !same_user_namespace(init).map_err(gone)?;
+                self.userns = !same_user_namespace(init.pid()).map_err(gone)?;
+                // What was looked at by number was its, if it is still there.
+                init.signal(0).map_err(ended)?;
                 if !self.userns {
                     continue;
                 }

@@ -18,7 +18,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use oci_spec::runtime::{Linux, Process, Spec};
+use oci_spec::runtime::{Linux, LinuxNamespace, Process, Spec};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Gid, Uid};
 
@@ -279,6 +279,11 @@ fn target(path: &Path, file: bool, strict: bool) -> Result<Target, CreateError> 
 fn within(path: &Path) -> Result<CString, CreateError> {
     let target = target(path, false, false)?;
     Ok(target.prefixes.into_iter().next_back().unwrap_or_else(|| c".".to_owned()))
+}
+
+/// The namespace that is joined. An empty path is none, as in runc.
+pub(super) fn joined_path(namespace: &LinuxNamespace) -> Option<&PathBuf> {
+    namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty())
 }
 
 /// Without the leading slash, for openat2(2) below the root.

@@ -89,7 +89,7 @@ impl<'a> Mounts<'a> {
             propagation: propagation.transpose()?,
             uids: linux.uid_mappings().clone().unwrap_or_default(),
             gids: linux.gid_mappings().clone().unwrap_or_default(),
-            joined: user.and_then(|user| user.path().clone()),
+            joined: user.and_then(|user| super::joined_path(user).cloned()),
             label: lsm::mount_label(linux)?,
             over: (over.to_path_buf(), clean),
             plain_root,

@@ -42,11 +42,9 @@ impl Builder<'_> {
                 return Err(CreateError::Invalid(format!("two {typ} namespaces")));
             }
             seen |= typ as u64;
-            match namespace.path() {
+            match super::joined_path(namespace) {
                 _ if typ == LinuxNamespaceType::Network && netns.is_some() => {}
-                Some(path) if !path.as_os_str().is_empty() => {
-                    joins.push(Join { fd: open(path, typ)?, typ: typ as u64 })
-                }
+                Some(path) => joins.push(Join { fd: open(path, typ)?, typ: typ as u64 }),
                 _ if typ == LinuxNamespaceType::Cgroup => new_cgroup = true,
                 _ => flags |= typ as u64,
             }
@@ -113,8 +111,13 @@ fn open(path: &Path, typ: LinuxNamespaceType) -> Result<OwnedFd, CreateError> {
             path.display()
         )));
     }
-    let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty());
-    let fd = fd.map_err(|errno| fail(errno.into()))?;
+    // Looked at before it is opened: the opening of a device or a named pipe may have effects, or wait.
+    let seen = rustix::fs::statfs(path).map_err(|errno| fail(errno.into()))?;
+    if seen.f_type != libc::NSFS_MAGIC {
+        return Err(CreateError::Invalid(format!("{} is not a namespace", path.display())));
+    }
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| fail(errno.into()))?;
     match crate::sys::namespace_type(&fd) {
         Ok(kind) if kind == typ as u64 => Ok(fd),
         Ok(_) => Err(CreateError::Invalid(format!("{} is not a {typ} namespace", path.display()))),

@@ -40,7 +40,7 @@ impl Own {
             let Some(namespace) = linux.namespaces().iter().flatten().find(|entry| entry.typ() == typ) else {
                 return Ok(false);
             };
-            let Some(path) = namespace.path() else { return Ok(true) };
+            let Some(path) = super::joined_path(namespace) else { return Ok(true) };
             // One that is joined may be the very one that the creator is in.
             let identity = |path: &Path| {
                 let stat = std::fs::metadata(path)
@@ -182,6 +182,12 @@ mod tests {
         ] {
             assert!(!allowed(key, all), "{key}");
         }
+    }
+
+    #[test]
+    fn a_namespace_with_an_empty_path_is_a_new_one() {
+        let linux = json!({"namespaces": [{"type": "ipc", "path": ""}]});
+        assert!(Own::of(&serde_json::from_value(linux).unwrap(), false).unwrap().ipc);
     }
 
     #[test]

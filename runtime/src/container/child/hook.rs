@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use rustix::fs::SeekFrom;
+use rustix::fs::{Mode, SeekFrom};
 use rustix::io::Errno;
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
@@ -23,13 +23,14 @@ pub(super) fn run(
     state: &OwnedFd,
     output: &OwnedFd,
     envp: &CStringArray,
+    umask: Mode,
     step: u32,
 ) -> Result<(), Message> {
     let failed = |errno| Message::failed(step, errno);
     // Earlier hooks have read it.
     rustix::fs::seek(state, SeekFrom::Start(0)).map_err(failed)?;
     let before = rustix::fs::seek(output, SeekFrom::End(0)).unwrap_or(0);
-    let child = sys::clone_child(0, None, || execute(hook, state, output, envp)).map_err(failed)?;
+    let child = sys::clone_child(0, None, || execute(hook, state, output, envp, umask)).map_err(failed)?;
     let timeout =
         hook.timeout_ms.map_or(PollTimeout::NONE, |ms| PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX));
     let ended = loop {
@@ -68,7 +69,14 @@ fn last_words(output: &OwnedFd, before: u64) -> Note {
     note
 }
 
-fn execute(hook: &HookPlan, state: &OwnedFd, output: &OwnedFd, envp: &CStringArray) -> Infallible {
+fn execute(
+    hook: &HookPlan,
+    state: &OwnedFd,
+    output: &OwnedFd,
+    envp: &CStringArray,
+    umask: Mode,
+) -> Infallible {
+    rustix::process::umask(umask);
     let prepared = sys::dup_to(state, 0)
         .and_then(|()| sys::dup_to(output, 1))
         .and_then(|()| sys::dup_to(output, 2))

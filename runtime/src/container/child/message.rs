@@ -73,7 +73,7 @@ impl Message {
     const HEAD: usize = 12;
     pub(in crate::container) const SIZE: usize = Self::HEAD + 1 + Note::SIZE;
 
-    pub(super) fn encode(self) -> [u8; Self::SIZE] {
+    pub(in crate::container) fn encode(self) -> [u8; Self::SIZE] {
         let (kind, step, errno, note) = match self {
             Self::Ready { listener } => (1_u32, listener, 0, Note::EMPTY),
             Self::Failed { step, errno, note } => (2, step, errno.raw_os_error(), note),

@@ -56,8 +56,8 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
     // A process of the container that shares a namespace with this one must not ptrace it (CVE-2016-9962).
     let _ = sys::prctl(libc::PR_SET_DUMPABLE, 0);
     sys::reset_signals();
-    // Modes of nodes and directories are meant as they stand.
-    rustix::process::umask(Mode::empty());
+    // Modes of nodes and directories are meant as they stand; a hook's files are not.
+    let umask = rustix::process::umask(Mode::empty());
     let mut opened = Opened::default();
     for (index, step) in plan.steps.iter().enumerate() {
         let index = index as u32;
@@ -69,7 +69,7 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
                 Some(_) if root(&opened).and_then(rustix::process::fchdir).is_err() => {
                     Err(Message::failed(index, Errno::BADF))
                 }
-                Some(files) => hook::run(hook, &files.creating, &files.output, &plan.envp, index),
+                Some(files) => hook::run(hook, &files.creating, &files.output, &plan.envp, umask, index),
                 None => Err(Message::failed(index, Errno::BADF)),
             },
             step => carry_out(step, &mut opened).map_err(|errno| Message::Failed {
@@ -119,8 +119,10 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
     }
     let told = plan.told.as_ref().unwrap_or(&plan.status);
     if let Some(files) = for_hooks {
+        let umask = rustix::process::umask(umask);
+        rustix::process::umask(umask);
         for (index, hook) in plan.start_hooks.iter().enumerate() {
-            let ran = hook::run(hook, &files.created, &files.output, &plan.envp, index as u32);
+            let ran = hook::run(hook, &files.created, &files.output, &plan.envp, umask, index as u32);
             if let Err(message) = ran {
                 let _ = rustix::io::write(told, &message.encode());
                 sys::exit_now(FAILED);
@@ -197,9 +199,11 @@ fn carry_out<'a>(step: &'a Step, opened: &mut Opened<'a>) -> Result<(), Errno> {
             rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
             match rustix::thread::set_thread_groups(&[]) {
                 // Forbidden for good where an unprivileged creator mapped one group alone (user_namespaces(7)).
-                Err(Errno::PERM) => Ok(()),
-                other => other,
+                Ok(()) | Err(Errno::PERM) => {}
+                other => return other,
             }
+            // As after `Credentials`: with fs.suid_dumpable set, root of a namespace that is joined could trace it.
+            sys::prctl(libc::PR_SET_DUMPABLE, 0)
         }
         Step::OpenRoot => {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
