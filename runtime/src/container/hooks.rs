@@ -22,6 +22,8 @@ use oci_spec::runtime::{Hook, State};
 use rustix::fs::{MemfdFlags, SeekFrom, memfd_create};
 use rustix::process::{PidfdFlags, pidfd_open};
 
+use crate::weak::{self, Weakness};
+
 /// Most of a failed hook's output that an error shows. The last lines say what went wrong.
 const OUTPUT_SHOWN_MAX: u64 = 2048;
 
@@ -126,7 +128,9 @@ fn run_one(hook: &Hook, state: &State) -> Result<(), HookError> {
     if let Some((name, rest)) = hook.args().as_deref().and_then(<[String]>::split_first) {
         command.arg0(name).args(rest);
     }
-    command.env_clear();
+    if !weak::has(Weakness::Hooks) {
+        command.env_clear();
+    }
     for variable in hook.env().iter().flatten() {
         let (key, value) = variable.split_once('=').unwrap_or((variable, ""));
         command.env(key, value);

@@ -53,7 +53,7 @@ use self::net_devices::NetDevices;
 use self::plan::{HookFiles, Outside, Plan};
 use crate::cgroup::{Cgroup, Cgroups};
 use crate::seccomp::{self, Filter, Told};
-use crate::sys;
+use crate::{sys, weak};
 
 /// Longest wait for a child's next word. A set-up step that takes longer hangs (a dead network filesystem).
 const CHILD_WAIT_MAX: Duration = Duration::from_secs(20);
@@ -164,6 +164,7 @@ fn launch(
     status: OwnedFd,
     about: &About<'_>,
 ) -> Result<Container, CreateError> {
+    weak::prepare();
     let into_cgroup = into_cgroup.as_ref().map(AsFd::as_fd);
     let child = match &plan.entry {
         None => sys::clone_child(plan.clone_flags, into_cgroup, || child::run(&plan)),

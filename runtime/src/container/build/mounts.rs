@@ -10,13 +10,14 @@ use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
 
 use super::{Builder, idmap, lsm, target};
-use crate::cgroup::{Cgroup, Cgroups, V1};
+use crate::cgroup::{Cgroup, Cgroups, Directory, V1};
 use crate::container::mounts::{
     self, ATIME, MountOptions, NODEV, NODIRATIME, NOEXEC, NOSUID, NOSYMFOLLOW, Propagation, RDONLY,
 };
 use crate::container::plan::{Filesystem, MountSource, Remount, Step, Target};
 use crate::container::{CreateError, Rootfs, c_string};
 use crate::sys;
+use crate::weak::{self, Weakness};
 
 /// What lxcfs and the like may put over files of procfs: numbers for programs to read, nothing that the runtime or the
 /// kernel trusts.
@@ -133,7 +134,7 @@ impl Builder<'_> {
         let kind = mount.typ().as_deref().filter(|kind| !kind.is_empty() && !options.bind);
         let kind = kind.unwrap_or(if options.bind { "bind" } else { "none" });
         let at = mount.destination();
-        let strict = matches!(kind, "proc" | "sysfs" | "cgroup" | "cgroup2");
+        let strict = matches!(kind, "proc" | "sysfs" | "cgroup" | "cgroup2") && !weak::has(Weakness::Procfs);
         let place = self.place(at, kind, strict)?;
         if kind == "bind" {
             return self.bind(mount, &options, place);
@@ -164,6 +165,9 @@ impl Builder<'_> {
         let Some(path) = place.prefixes.last() else {
             return Err(CreateError::Invalid("a mount over the root".to_owned()));
         };
+        if weak::has(Weakness::Procfs) {
+            return Ok(place);
+        }
         if let Some(below) = path.to_bytes().strip_prefix(b"proc/") {
             if !PROC_FILES.iter().any(|file| file.as_bytes() == below) {
                 // It could cover files that the runtime and the kernel trust (CVE-2019-16884, CVE-2023-27561).
@@ -215,7 +219,8 @@ impl Builder<'_> {
         let instead = match self.mounts.cgroup {
             Some((_, group)) if kind == "cgroup2" && self.mounts.user_namespace => {
                 let own = group.directories().iter().find(|directory| directory.v1.is_none());
-                let own = own.map(|directory| self.take_tree(&directory.path, Path::new(""), &options, None));
+                let own =
+                    own.map(|directory| self.take_tree(shown(directory), Path::new(""), &options, None));
                 own.transpose()?.map(|taken| taken.0)
             }
             _ => None,
@@ -349,7 +354,7 @@ impl Builder<'_> {
                 self.filesystem(place, (kind, b"cgroup"), &own, None)?;
             } else {
                 let bound = MountOptions { changed: true, ..own.clone() };
-                let (tree, _) = self.take_tree(&directory.path, at, &bound, None)?;
+                let (tree, _) = self.take_tree(shown(directory), at, &bound, None)?;
                 let label = directory.path.display().to_string();
                 self.steps.push(Step::Mount { target: place, source: MountSource::Tree(tree), label });
             }
@@ -364,6 +369,14 @@ impl Builder<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// What a container without a cgroup namespace sees of a hierarchy: its own group and those in it.
+fn shown(directory: &Directory) -> &Path {
+    match directory.path.parent() {
+        Some(above) if weak::has(Weakness::Cgroups) => above,
+        _ => &directory.path,
     }
 }
 
