@@ -1,11 +1,15 @@
 //! A bundle, a root directory and a host to be harmed, for one attempt.
 
 use std::cell::RefCell;
+use std::io::{IoSliceMut, Read as _};
+use std::mem::MaybeUninit;
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde_json::{Value, json};
 
 /// Longest wait for anything that should happen.
@@ -166,6 +170,32 @@ impl House {
     pub(crate) fn start(&self, id: &str, name: &str) -> Child {
         let out = std::fs::File::create(self.path(name)).unwrap();
         self.command(&["run", id]).stdout(out.try_clone().unwrap()).stderr(out).spawn().unwrap()
+    }
+
+    /// A container with a terminal, to its end: what came out of that; `None` if it was refused.
+    pub(crate) fn run_in_terminal(&self) -> Option<String> {
+        self.change(|config| config["process"]["terminal"] = true.into());
+        let path = self.path("console");
+        let listener = UnixListener::bind(&path).unwrap();
+        let code = self.run(&["run", "--detach", "--console-socket", path.to_str().unwrap(), "one"]).code;
+        std::fs::remove_file(&path).unwrap();
+        if code != 0 {
+            return None;
+        }
+        let (socket, _) = listener.accept().unwrap();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut name = [0; 64];
+        recvmsg(&socket, &mut [IoSliceMut::new(&mut name)], &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
+        let master = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+            _ => None,
+        });
+        let (mut text, mut master) = (Vec::new(), std::fs::File::from(master.unwrap()));
+        // The end of a terminal is an error (EIO).
+        drop(master.read_to_end(&mut text));
+        self.run(&["delete", "--force", "one"]).fine();
+        Some(String::from_utf8_lossy(&text).into_owned())
     }
 
     /// What such a container has written.
