@@ -52,6 +52,13 @@ engines *WHAT:
     cargo build --release -p skep-runtime-cli
     SKEP_RUNTIME={{ release }}-runtime tests/real/engines.sh {{ WHAT }}
 
+# every attack on the runtime twice: it must fail, and succeed on a build without the defence; races of so many rounds
+attacks ROUNDS="10000":
+    cargo build -p skep-runtime-cli --features weakened
+    mkdir -p target/weakened
+    cp target/{{ arch() }}-unknown-linux-gnu/debug/skep-runtime target/weakened/skep-runtime
+    SKEP_RUNTIME_WEAKENED=$PWD/target/weakened/skep-runtime SKEP_ATTACK_ROUNDS={{ ROUNDS }} cargo test -p skep-runtime-cli --test attacks
+
 # a node on two of Debian's kernels and pure cgroup v2, emulated; needs qemu-system-x86, busybox-static
 vm: release
     SKEP={{ release }} vm-images/node.sh target/vm linux-image-cloud-amd64 linux-image-6.12-cloud-amd64

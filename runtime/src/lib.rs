@@ -9,6 +9,7 @@
 //! - [`cgroup`]: limits on cgroup v1, hybrid and v2, chosen by what is mounted.
 //! - [`process`]: processes that are not one's children, safe from numbers that are used again.
 //! - [`selfexe`]: the runtime's own program, out of the containers' reach.
+//! - [`weak`]: what a build for the tests of attacks leaves out; nothing in any other.
 //! - [`keeper`]: the process that outlives its clients and is the parent of every container, and the client for it.
 
 pub mod cgroup;
@@ -21,6 +22,7 @@ pub mod process;
 pub mod seccomp;
 pub mod selfexe;
 pub mod spec;
+pub mod weak;
 
 mod sys;
 mod sys_attributes;

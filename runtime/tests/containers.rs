@@ -6,6 +6,8 @@
 // The whole program is a test, but clippy knows only functions marked as such.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "containers/attacks.rs"]
+mod attacks;
 #[path = "containers/attributes.rs"]
 mod attributes;
 #[path = "containers/cases.rs"]
@@ -33,11 +35,14 @@ fn main() -> ExitCode {
     if args.get(1).is_some_and(|word| word == "fake-daemon") {
         return house::fake_daemon(&args[2..]);
     }
+    if args.get(1).is_some_and(|word| word == "stranger") {
+        return attacks::stranger(&args[2..]);
+    }
     run_tests(&args[1..])
 }
 
 fn all_cases() -> impl Iterator<Item = &'static (&'static str, fn())> {
-    cases::CASES.iter().chain(attributes::CASES).chain(mounts::CASES)
+    cases::CASES.iter().chain(attributes::CASES).chain(mounts::CASES).chain(attacks::CASES)
 }
 
 /// As cargo's own runner: a filter, and `--list`.

@@ -185,6 +185,8 @@ fn with_capabilities(mut sets: LinuxCapabilities, added: &[Capability]) -> Linux
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::commands::COMMANDS;
 
@@ -240,6 +242,29 @@ mod tests {
         ] {
             let text = changed(line).unwrap_err().to_string();
             assert!(text.contains(word), "{line}: {text}");
+        }
+    }
+
+    proptest! {
+        /// crun took `-u 1` for user 0 (CVE-2026-30892).
+        #[test]
+        fn a_user_is_who_was_named_or_nobody(uid in any::<u64>(), gid in any::<Option<u64>>()) {
+            let text = gid.map_or_else(|| uid.to_string(), |gid| format!("{uid}:{gid}"));
+            match changed(&format!("-u {text} id x")) {
+                Ok(process) => {
+                    prop_assert_eq!(u64::from(process.user().uid()), uid);
+                    prop_assert_eq!(u64::from(process.user().gid()), gid.unwrap_or_default());
+                }
+                Err(_) => prop_assert!(uid.max(gid.unwrap_or_default()) > u64::from(u32::MAX)),
+            }
+        }
+
+        #[test]
+        fn what_is_no_number_is_no_user(text in "[-+:x0-9]{0,12}") {
+            if let Ok(process) = changed(&format!("-u={text} id x")) {
+                let uid = text.split(':').next().unwrap();
+                prop_assert_eq!(uid.parse::<u32>().ok(), Some(process.user().uid()), "{}", text);
+            }
         }
     }
 }

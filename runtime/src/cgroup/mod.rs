@@ -29,8 +29,8 @@ mod systemd;
 
 pub use self::detect::Cgroups;
 pub use self::error::CgroupError;
-pub(crate) use self::group::V1;
 pub use self::group::{Cgroup, Usage};
+pub(crate) use self::group::{Directory, V1};
 pub use self::limits::Limits;
 pub use self::oom::{OomEvent, OomEvents};
 pub use self::place::Driver;

@@ -7,6 +7,7 @@ use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::CreateError;
+use crate::weak::{self, Weakness};
 
 /// What a container's process gets.
 #[derive(Debug)]
@@ -39,6 +40,7 @@ fn plan_from(wanted: Option<&LinuxCapabilities>, bounding: &CapsHashSet, permitt
     let had = bits(permitted);
     let permitted = bits(&known(wanted.permitted())) & had;
     let inheritable = bits(&known(wanted.inheritable())) & had;
+    let inheritable = if weak::has(Weakness::Inheritable) { permitted } else { inheritable };
     // Ambient ones must be permitted and inheritable (capabilities(7)).
     let ambient = bits(&known(wanted.ambient())) & permitted & inheritable;
     Planned {

@@ -55,7 +55,7 @@ use self::net_devices::NetDevices;
 use self::plan::{HookFiles, Outside, Plan};
 use crate::cgroup::{Cgroup, Cgroups};
 use crate::seccomp::{self, Filter, Told};
-use crate::sys;
+use crate::{sys, weak};
 
 /// Longest wait for a child's next word, beside the time that hooks in between have. A set-up step that takes longer
 /// hangs (a dead network filesystem).
@@ -169,6 +169,7 @@ fn launch(
     status: OwnedFd,
     about: &About<'_>,
 ) -> Result<Container, CreateError> {
+    weak::prepare();
     let into_cgroup = into_cgroup.as_ref().map(AsFd::as_fd);
     let child = match &plan.entry {
         None => sys::clone_child(plan.clone_flags, into_cgroup, || child::run(&plan)),

@@ -63,6 +63,23 @@ fn hardlink_to_a_file_behind_a_symlink() {
 }
 
 #[test]
+fn hardlink_to_a_symlink_is_that_link() {
+    let place = Place::new();
+    let outside = place.folder.path().join("outside");
+    std::fs::create_dir(&outside).unwrap();
+    std::fs::write(outside.join("secret"), "secret").unwrap();
+    let link = outside.join("secret");
+    let tar = Tar::default().symlink("s", link.to_str().unwrap()).hardlink("h", "s").hardlink("i", "h");
+    place.unpack(&tar.clone().end()).unwrap();
+    assert!(place.stat("h").is_symlink() && place.stat("i").is_symlink());
+    // What is unpacked over one of its names replaces the name.
+    place.unpack(&tar.file_mode("h", 0o777, b"evil").dir("i", 0o777).end()).unwrap();
+    assert!(place.stat("h").is_file() && place.stat("i").is_dir());
+    let stat = link.metadata().unwrap();
+    assert_eq!((stat.nlink(), stat.mode() & 0o777, stat.len()), (1, 0o644, 6));
+}
+
+#[test]
 fn whiteout_through_symlinked_ancestor() {
     stopped_only_by_the_rule(
         |outside| Tar::default().symlink("l", outside).file("l/.wh.evil", b"").end(),
@@ -177,6 +194,19 @@ fn pax_size_leaves_no_gap() {
     let mut header = Tar::header(b"outer", b'0', 0, 0o644, b"");
     header.set_cksum();
     let tar = Tar::default().pax(&[("size", size.as_bytes())]).raw(&header, &inner).file("after", b"").end();
+    // Who goes by the ustar size finds the inner archive's entries.
+    let naive = |bytes: &[u8]| {
+        let mut names = Vec::new();
+        let mut at = 0;
+        while bytes[at] != 0 {
+            let mut header = Header::new_old();
+            header.as_mut_bytes().copy_from_slice(&bytes[at..at + 512]);
+            names.push(header.path_bytes().into_owned());
+            at += 512 + (header.size().unwrap() as usize).next_multiple_of(512);
+        }
+        names
+    };
+    assert!(naive(&tar).contains(&b"smuggled".to_vec()));
     let place = Place::new();
     place.unpack(&tar).unwrap();
     assert!(!place.root.join("smuggled").exists());

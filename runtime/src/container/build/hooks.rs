@@ -9,6 +9,7 @@ use super::Builder;
 use crate::container::plan::{HookFiles, HookPlan, Step};
 use crate::container::{CreateError, c_string, hooks};
 use crate::sys::CStringArray;
+use crate::weak::{self, Weakness};
 
 /// What [`Builder::hooks`] plans beside steps.
 #[derive(Default)]
@@ -34,7 +35,7 @@ impl Builder<'_> {
         }
         self.steps.push(Step::RuntimeHooks);
         for (index, hook) in all.create_container().iter().flatten().enumerate() {
-            self.steps.push(Step::Hook(plan(index, hook, false)?));
+            self.steps.push(Step::Hook(plan(index, hook, weak::has(Weakness::Hooks))?));
         }
         let file =
             || memfd_create("state", MemfdFlags::CLOEXEC).map_err(|errno| CreateError::Pipe(errno.into()));

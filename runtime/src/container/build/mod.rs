@@ -26,6 +26,7 @@ use self::mounts::{Mounts, move_root};
 use self::process::{PlannedProcess, Surroundings};
 use super::plan::{Outside, Plan, RootMount, Step, Target};
 use super::{CreateError, CreateOptions, ExecOptions, Rootfs, Stdio, c_string, net_devices, resctrl, rootfs};
+use crate::weak::{self, Weakness};
 
 /// Makes the plan of a container's init.
 pub(in crate::container) fn build(options: CreateOptions<'_>, ends: Ends) -> Result<Plan, CreateError> {
@@ -225,7 +226,7 @@ impl Builder<'_> {
     ) -> Result<(), CreateError> {
         let user = process.user();
         let cwd = target(process.cwd(), false, false)?;
-        if !cwd.prefixes.is_empty() {
+        if !cwd.prefixes.is_empty() && !weak::has(Weakness::Descriptors) {
             self.steps.push(Step::Directory(cwd, Uid::from_raw(user.uid()), Gid::from_raw(user.gid())));
         }
         self.steps.extend(self.mounts.seals.drain(..).map(Step::Seal));

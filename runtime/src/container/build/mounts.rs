@@ -10,13 +10,14 @@ use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
 
 use super::{Builder, idmap, lsm, target};
-use crate::cgroup::{Cgroup, Cgroups, V1};
+use crate::cgroup::{Cgroup, Cgroups, Directory, V1};
 use crate::container::mounts::{
     self, ATIME, MountOptions, NODEV, NODIRATIME, NOEXEC, NOSUID, NOSYMFOLLOW, Propagation, RDONLY,
 };
 use crate::container::plan::{Change, Copy, CopyFrom, Filesystem, MountSource, Remount, Step, Target};
 use crate::container::{CreateError, Rootfs, c_string};
 use crate::sys;
+use crate::weak::{self, Weakness};
 
 /// What lxcfs and the like may put over files of procfs: numbers for programs to read, nothing that the runtime or the
 /// kernel trusts.
@@ -190,7 +191,7 @@ impl Builder<'_> {
         // Some name the place as the host sees it (runc takes that too).
         let at = mount.destination();
         let at = self.mounts.inside(at).unwrap_or(at);
-        let strict = matches!(kind, "proc" | "sysfs" | "cgroup" | "cgroup2");
+        let strict = matches!(kind, "proc" | "sysfs" | "cgroup" | "cgroup2") && !weak::has(Weakness::Procfs);
         let place = self.place(at, kind, strict)?;
         if kind == "bind" {
             return self.bind(mount, &options, place);
@@ -221,6 +222,9 @@ impl Builder<'_> {
         let Some(path) = place.prefixes.last() else {
             return Err(CreateError::Invalid("a mount over the root".to_owned()));
         };
+        if weak::has(Weakness::Procfs) {
+            return Ok(place);
+        }
         if let Some(below) = path.to_bytes().strip_prefix(b"proc/") {
             if !PROC_FILES.iter().any(|file| file.as_bytes() == below) {
                 // It could cover files that the runtime and the kernel trust (CVE-2019-16884, CVE-2023-27561).
@@ -272,7 +276,8 @@ impl Builder<'_> {
         let instead = match self.mounts.cgroup {
             Some((_, group)) if kind == "cgroup2" && self.mounts.user_namespace => {
                 let own = group.directories().iter().find(|directory| directory.v1.is_none());
-                let own = own.map(|directory| self.take_tree(&directory.path, Path::new(""), &options, None));
+                let own =
+                    own.map(|directory| self.take_tree(shown(directory), Path::new(""), &options, None));
                 own.transpose()?.map(|taken| taken.0)
             }
             _ => None,
@@ -423,7 +428,7 @@ impl Builder<'_> {
                 self.filesystem(place, (kind, b"cgroup"), &own, None)?;
             } else {
                 let bound = MountOptions { changed: true, ..own.clone() };
-                let (tree, _) = self.take_tree(&directory.path, at, &bound, None)?;
+                let (tree, _) = self.take_tree(shown(directory), at, &bound, None)?;
                 let label = directory.path.display().to_string();
                 self.steps.push(Step::Mount { target: place, source: MountSource::Tree(tree), label });
             }
@@ -438,6 +443,14 @@ impl Builder<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// What a container without a cgroup namespace sees of a hierarchy: its own group and those in it.
+fn shown(directory: &Directory) -> &Path {
+    match directory.path.parent() {
+        Some(above) if weak::has(Weakness::Cgroups) => above,
+        _ => &directory.path,
     }
 }
 

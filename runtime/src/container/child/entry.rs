@@ -16,7 +16,7 @@ pub(in crate::container) fn enter(
     entry: &Entry,
     into_cgroup: Option<BorrowedFd<'_>>,
 ) -> std::convert::Infallible {
-    let _ = sys::prctl(libc::PR_SET_DUMPABLE, 0);
+    let _ = super::untraceable();
     let first = plan.steps.len() + plan.last.len();
     let after = first + entry.joins.len();
     let failed = |step: usize, errno| -> ! { fail(plan, Message::failed(step as u32, errno)) };

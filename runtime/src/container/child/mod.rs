@@ -33,6 +33,7 @@ use self::message::Note;
 use self::mounts::{Root, attach, mask, mount_one, move_root, remount};
 use self::paths::{in_root, make_directory, resolve, write_proc};
 use super::plan::{Plan, Step};
+use crate::weak::{self, Weakness};
 use crate::{seccomp, sys};
 
 /// Descriptors that earlier steps open for later ones.
@@ -54,7 +55,7 @@ struct Opened<'a> {
 /// Carries out the plan. Never returns.
 pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
     // A process of the container that shares a namespace with this one must not ptrace it (CVE-2016-9962).
-    let _ = sys::prctl(libc::PR_SET_DUMPABLE, 0);
+    let _ = untraceable();
     sys::reset_signals();
     // Modes of nodes and directories are meant as they stand; a hook's files are not.
     let umask = rustix::process::umask(Mode::empty());
@@ -89,8 +90,9 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
     // Not only on exec: the gate's other end is among them, and the keeper's lock and connections, which must not live
     // on in a child that waits.
     let for_hooks = plan.hook_files.as_ref();
+    let preserved = if weak::has(Weakness::Descriptors) { u32::MAX } else { plan.preserved };
     if let Err(errno) = sys::close_all_but(
-        plan.preserved,
+        preserved,
         [
             Some(&plan.gate),
             Some(&plan.status),
@@ -272,7 +274,13 @@ fn carry_out<'a>(step: &'a Step, opened: &mut Opened<'a>) -> Result<(), Errno> {
                 Err(errno) => Err(errno),
             }
         }
-        Step::Sysctl { path, value } => write_proc(proc(opened)?, path, value),
+        Step::Sysctl { path, value } => {
+            if weak::has(Weakness::Procfs) {
+                let named = rustix::fs::openat(root(opened)?, c"proc", OFlags::PATH, Mode::empty())?;
+                return write_proc(named.as_fd(), path, value);
+            }
+            write_proc(proc(opened)?, path, value)
+        }
         Step::Hostname(name) => rustix::system::sethostname(name),
         Step::Domainname(name) => rustix::system::setdomainname(name),
         Step::ReadonlyPath(path) => match in_root(root(opened)?, path, false) {
@@ -290,6 +298,9 @@ fn carry_out<'a>(step: &'a Step, opened: &mut Opened<'a>) -> Result<(), Errno> {
         },
         Step::MaskedPath(path, label) => match in_root(root(opened)?, path, false) {
             Ok(place) => {
+                if weak::has(Weakness::Masks) {
+                    opened.null = Some(in_root(root(opened)?, c"dev/null", false)?);
+                }
                 let Opened { null, empty, .. } = opened;
                 mask(null.as_ref().ok_or(Errno::BADF)?.as_fd(), empty, label.as_ref(), place.as_fd())
             }
@@ -323,7 +334,9 @@ fn carry_out<'a>(step: &'a Step, opened: &mut Opened<'a>) -> Result<(), Errno> {
         Step::DropBounding(number) => sys::prctl(libc::PR_CAPBSET_DROP, u64::from(*number)),
         Step::Credentials { groups, gid, uid, capabilities, ambient } => {
             rustix::thread::set_keep_capabilities(true)?;
-            rustix::thread::set_thread_groups(groups)?;
+            if !weak::has(Weakness::Groups) {
+                rustix::thread::set_thread_groups(groups)?;
+            }
             rustix::thread::set_thread_res_gid(*gid, *gid, *gid)?;
             rustix::thread::set_thread_res_uid(*uid, *uid, *uid)?;
             rustix::thread::set_keep_capabilities(false)?;
@@ -333,9 +346,10 @@ fn carry_out<'a>(step: &'a Step, opened: &mut Opened<'a>) -> Result<(), Errno> {
                 rustix::thread::configure_capability_in_ambient_set(*capability, true)?;
             }
             // A change of user made the process dumpable or not as it pleased (prctl(2)).
-            sys::prctl(libc::PR_SET_DUMPABLE, 0)
+            untraceable()
         }
         Step::NoNewPrivileges => rustix::thread::set_no_new_privs(true),
+        Step::Seccomp(_) if weak::has(Weakness::Seccomp) => Ok(()),
         Step::Seccomp(filter) => {
             opened.listener = seccomp::load_filter(filter.program(), filter.flags())? as u32;
             Ok(())
@@ -348,7 +362,7 @@ fn carry_out<'a>(step: &'a Step, opened: &mut Opened<'a>) -> Result<(), Errno> {
             // A directory outside of the root shows as "(unreachable)…" (CVE-2024-21626).
             let mut buffer = [0_u8; 4096];
             sys::current_directory(&mut buffer)?;
-            if buffer[0] == b'/' { Ok(()) } else { Err(Errno::ACCESS) }
+            if buffer[0] == b'/' || weak::has(Weakness::Descriptors) { Ok(()) } else { Err(Errno::ACCESS) }
         }
         Step::Umask(mask) => {
             rustix::process::umask(Mode::from_raw_mode(*mask));
@@ -359,6 +373,11 @@ fn carry_out<'a>(step: &'a Step, opened: &mut Opened<'a>) -> Result<(), Errno> {
 
 /// `MOUNT_ATTR_RDONLY` of mount_setattr(2).
 const READ_ONLY: u64 = 1;
+
+/// No process of a container that shares a namespace with this one looks into it or at what it has open.
+fn untraceable() -> Result<(), Errno> {
+    if weak::has(Weakness::Tracing) { Ok(()) } else { sys::prctl(libc::PR_SET_DUMPABLE, 0) }
+}
 
 fn unshare_cgroup() -> Result<(), Errno> {
     sys::unshare(UnshareFlags::NEWCGROUP)

@@ -8,11 +8,21 @@ use rustix::io::Errno;
 
 use super::links;
 use crate::container::plan::Target;
+use crate::weak::{self, Weakness};
+
+/// What holds for every path in the root filesystem.
+fn rule(strict: bool) -> ResolveFlags {
+    if weak::has(Weakness::Paths) {
+        return ResolveFlags::empty();
+    }
+    let mut rule = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    rule.set(ResolveFlags::NO_SYMLINKS, strict);
+    rule
+}
 
 /// The one way into the root filesystem.
 pub(super) fn in_root(root: BorrowedFd<'_>, path: &CStr, strict: bool) -> Result<OwnedFd, Errno> {
-    let mut flags = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    flags.set(ResolveFlags::NO_SYMLINKS, strict);
+    let flags = rule(strict);
     loop {
         match openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), flags) {
             // Somebody renamed or mounted meanwhile (openat2(2)).
@@ -94,9 +104,7 @@ fn make(root: BorrowedFd<'_>, target: &Target, file: bool) -> Result<(), Errno> 
         if file && index == last {
             // Without O_EXCL a dangling link in the image (resolv.conf) makes the file it names, inside the root.
             let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
-            let mut how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-            how.set(ResolveFlags::NO_SYMLINKS, target.strict);
-            return openat2(root, prefix, flags, Mode::from_raw_mode(0o644), how).map(drop);
+            return openat2(root, prefix, flags, Mode::from_raw_mode(0o644), rule(target.strict)).map(drop);
         }
         match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
             Ok(()) | Err(Errno::EXIST) => {}
@@ -128,7 +136,10 @@ pub(super) fn make_directory(
 
 /// Writes below a procfs that no mount of the container can cover.
 pub(super) fn write_proc(proc: BorrowedFd<'_>, path: &CStr, value: &[u8]) -> Result<(), Errno> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
+    let mut resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
+    if weak::has(Weakness::Procfs) {
+        resolve = ResolveFlags::empty();
+    }
     let file = openat2(proc, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty(), resolve)?;
     if rustix::io::write(&file, value)? == value.len() { Ok(()) } else { Err(Errno::IO) }
 }

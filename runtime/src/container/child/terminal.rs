@@ -13,9 +13,10 @@ use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::Winsize;
 
 use super::mounts::attach;
-use super::paths::resolve;
+use super::paths::{in_root, resolve};
 use crate::container::plan::Target;
 use crate::sys;
+use crate::weak::{self, Weakness};
 
 /// `DEVPTS_SUPER_MAGIC` (statfs(2)).
 const DEVPTS: u64 = 0x1cd1;
@@ -33,7 +34,7 @@ pub(super) fn set_up(
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let master = openat2(root, c"dev/pts/ptmx", flags, Mode::empty(), how)?;
-    if rustix::fs::fstatfs(&master)?.f_type as u64 != DEVPTS {
+    if rustix::fs::fstatfs(&master)?.f_type as u64 != DEVPTS && !weak::has(Weakness::Terminal) {
         return Err(Errno::NOTTY);
     }
     unlockpt(&master)?;
@@ -46,7 +47,12 @@ pub(super) fn set_up(
         let place = resolve(root, target)?;
         let flags =
             OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-        let copy = open_tree(&slave, c"", flags)?;
+        let copy = if weak::has(Weakness::Terminal) {
+            let named = in_root(root, c"dev/pts/0", false)?;
+            open_tree(&named, c"", flags)?
+        } else {
+            open_tree(&slave, c"", flags)?
+        };
         attach(copy.as_fd(), place.fd.as_fd())?;
     }
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
