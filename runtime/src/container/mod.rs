@@ -334,7 +334,7 @@ impl Container {
         Ok(())
     }
 
-    /// [`Self::wait`] for a process that is about to end; one that the kernel holds is left to be.
+    /// [`Self::wait`] for a process that is about to end. One that the kernel does not let go is given up.
     fn reap(&self) -> io::Result<()> {
         if gate::ends_within(self.pidfd(), CHILD_WAIT_MAX)? {
             self.wait().map(drop)
