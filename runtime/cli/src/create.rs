@@ -162,13 +162,12 @@ fn run(
 ) -> Result<Option<i32>, Failure> {
     let process = record.init.and_then(Init::open);
     let relay = offer.map(Offer::accept).transpose()?;
+    // From here on they are the program's.
+    let signals = if detach { None } else { Some(Signals::hold()?) };
     container.start()?;
     hooks::poststart(spec, record)?;
     drop(slot);
-    if detach {
-        return Ok(None);
-    }
-    let signals = Signals::hold()?;
+    let Some(signals) = signals else { return Ok(None) };
     attend(container, process.as_ref(), &signals, relay).map(Some)
 }
 

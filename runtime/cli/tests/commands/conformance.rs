@@ -76,7 +76,8 @@ fn hooks_start_where_and_with_what_runcs_do() {
     let start = |hook: Value| {
         house.change(|config| {
             config["process"]["env"] = json!(["GIVEN=yes"]);
-            config["hooks"] = json!({ "createContainer": [host_hook(&["touch", "made"])], "startContainer": [hook] });
+            config["hooks"] =
+                json!({ "createContainer": [host_hook(&["touch", "made"])], "startContainer": [hook] });
         });
         house.run(&["run", "one"]).code
     };
