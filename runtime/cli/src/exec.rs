@@ -67,14 +67,13 @@ pub(crate) fn exec(context: &Context, words: &Words, wishes: &Wishes) -> Result<
     let run = (|| {
         let relay = offer.map(Offer::accept).transpose()?;
         let handle = opened(&started);
+        // From here on they are the program's.
+        let signals = if detach { None } else { Some(Signals::hold()?) };
         context.log.line(Level::Debug, &format!("child process in init(): {}", started.pid()));
         context.log.line(Level::Debug, "setns_init: about to exec");
         started.start()?;
         wishes.tell(started.pid(), started.pidfd())?;
-        if detach {
-            return Ok(0);
-        }
-        let signals = Signals::hold()?;
+        let Some(signals) = signals else { return Ok(0) };
         attend(&started, handle.as_ref(), &signals, relay, None)
     })();
     if run.is_err() {

@@ -26,8 +26,12 @@ impl Place {
         self.group().all_processes()
     }
 
-    /// Refuses a group that somebody else's processes are in: the group is killed with its container.
+    /// Refuses a group that somebody else's processes are in, or that somebody froze: the group is killed and removed with
+    /// its container.
     pub(crate) fn check_free(&self) -> Result<(), Failure> {
+        if self.is_frozen() {
+            return Err(Failure::Refused("container's cgroup unexpectedly frozen".to_owned()));
+        }
         match self.pids().len() {
             0 => Ok(()),
             count => {

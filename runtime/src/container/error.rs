@@ -139,6 +139,9 @@ pub enum CreateError {
     /// The container's cgroup.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// A further process has no way into its cgroup.
+    #[error("error adding pid to cgroups: {0}")]
+    JoinCgroup(#[source] CgroupError),
     /// The seccomp profile.
     #[error(transparent)]
     Seccomp(#[from] SeccompError),

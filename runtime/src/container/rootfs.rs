@@ -28,7 +28,13 @@ const LAYERS_MAX: usize = 500;
 
 /// The mount, attached later over its own directory, or an overlay over the bundle. `inherited`: what mounts below the
 /// directory become before that, if not peers of the host's.
-pub(super) fn open(rootfs: &Rootfs, bundle: &Path, inherited: Option<u64>) -> Result<RootMount, CreateError> {
+/// `slave`: the root itself follows the host's.
+pub(super) fn open(
+    rootfs: &Rootfs,
+    bundle: &Path,
+    inherited: Option<u64>,
+    slave: bool,
+) -> Result<RootMount, CreateError> {
     match rootfs {
         Rootfs::Directory(path) => {
             let over = c_string(path.as_os_str().as_bytes(), "the root filesystem's path")?;
@@ -42,9 +48,11 @@ pub(super) fn open(rootfs: &Rootfs, bundle: &Path, inherited: Option<u64>) -> Re
                 if let Some(mode) = inherited.filter(|mode| *mode != libc::MS_PRIVATE) {
                     propagate(&mount, mode, true)?;
                 }
-                // Its own root is private: pivot_root(2) takes no other, but for a slave.
+                // Its own root is private unless asked for: pivot_root(2) takes no other, but for a slave.
                 let all = inherited == Some(libc::MS_PRIVATE);
-                propagate(&mount, libc::MS_PRIVATE, all)?;
+                if !slave {
+                    propagate(&mount, libc::MS_PRIVATE, all)?;
+                }
                 Ok(mount)
             };
             let mount =
@@ -192,7 +200,7 @@ mod tests {
             upper: dir.path().to_path_buf(),
             work: dir.path().to_path_buf(),
         };
-        let error = open(&rootfs, dir.path(), None).err().unwrap().to_string();
+        let error = open(&rootfs, dir.path(), None, false).err().unwrap().to_string();
         assert!(error.contains(missing.to_str().unwrap()), "{error}");
     }
 

@@ -23,6 +23,7 @@ pub(crate) const CASES: &[Case] = &[
     ("a_created_init_holds_no_foreign_descriptor", a_created_init_holds_no_foreign_descriptor),
     ("debug_lines_warnings_and_last_words", debug_lines_warnings_and_last_words),
     ("events_and_groups_have_runcs_words", events_and_groups_have_runcs_words),
+    ("a_frozen_cgroup_is_refused_and_left", a_frozen_cgroup_is_refused_and_left),
 ];
 
 /// A hook on the host's side: this program, as the probe.
@@ -76,7 +77,8 @@ fn hooks_start_where_and_with_what_runcs_do() {
     let start = |hook: Value| {
         house.change(|config| {
             config["process"]["env"] = json!(["GIVEN=yes"]);
-            config["hooks"] = json!({ "createContainer": [host_hook(&["touch", "made"])], "startContainer": [hook] });
+            config["hooks"] =
+                json!({ "createContainer": [host_hook(&["touch", "made"])], "startContainer": [hook] });
         });
         house.run(&["run", "one"]).code
     };
@@ -324,5 +326,20 @@ fn events_and_groups_have_runcs_words() {
         assert!(done.code == 255 && done.err.contains(text), "{}", done.err);
     }
     assert_eq!(house.run(&["delete", "-f", "one"]).code, 0);
+    house.close();
+}
+
+fn a_frozen_cgroup_is_refused_and_left() {
+    let house = House::new();
+    house.probe(&["exit", "0"]);
+    let (group, file, word) = house.freezer();
+    std::fs::create_dir_all(&group).unwrap();
+    std::fs::write(group.join(file), word).unwrap();
+    for command in ["run", "create"] {
+        let done = house.run(&[command, "one"]);
+        assert!(done.code == 1 && done.err.contains("cgroup unexpectedly frozen"), "{}", done.err);
+        assert!(group.exists(), "it is somebody else's");
+    }
+    std::fs::remove_dir(group).unwrap();
     house.close();
 }

@@ -50,6 +50,17 @@ impl House {
         std::fs::write(&path, config.to_string()).unwrap();
     }
 
+    /// The place of the container's cgroup in the hierarchy that freezes, the file for that, and the word.
+    pub(crate) fn freezer(&self) -> (PathBuf, &'static str, &'static str) {
+        let name = format!("{}/one", self.parent);
+        let v1 = Path::new("/sys/fs/cgroup/freezer");
+        if v1.is_dir() {
+            (v1.join(name), "freezer.state", "FROZEN")
+        } else {
+            (Path::new("/sys/fs/cgroup").join(name), "cgroup.freeze", "1")
+        }
+    }
+
     /// Sets the probe's words.
     pub(crate) fn probe(&self, words: &[&str]) {
         self.change(|config| {

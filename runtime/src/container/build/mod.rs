@@ -55,7 +55,8 @@ pub(in crate::container) fn build(options: CreateOptions<'_>, ends: Ends) -> Res
         builder.steps.push(Step::PrivateMounts { slave });
     }
     builder.steps.extend([Step::OpenNull, Step::OpenProc]);
-    let mut root = rootfs::open(options.rootfs, options.bundle, builder.mounts.inherited())?;
+    let mut root =
+        rootfs::open(options.rootfs, options.bundle, builder.mounts.inherited(), builder.mounts.is_slave())?;
     match &mut root {
         _ if builder.mounts.namespace() => {}
         RootMount::Detached { over, .. } => *over = None,

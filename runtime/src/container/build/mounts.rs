@@ -143,6 +143,11 @@ impl<'a> Mounts<'a> {
         Ok(Some((CopyFrom::Host { path, identity: (stat.st_dev, stat.st_ino) }, file)))
     }
 
+    /// Whether `linux.rootfsPropagation` says slave.
+    pub(super) fn is_slave(&self) -> bool {
+        self.propagation.is_some_and(|propagation| propagation.mode == libc::MS_SLAVE)
+    }
+
     /// To be set on the container's root at the end: pivot_root(2) takes no shared one.
     pub(super) fn root_propagation(&self) -> Option<Propagation> {
         self.propagation.filter(|propagation| propagation.mode != libc::MS_PRIVATE)

@@ -30,7 +30,7 @@ use rustix::thread::UnshareFlags;
 
 use self::devices::make_devices;
 use self::message::Note;
-use self::mounts::{Root, attach, mask, mount_one, move_root, remount};
+use self::mounts::{Root, attach, mask, mount_one, move_root, remount, seal};
 use self::paths::{in_root, make_directory, resolve, write_proc};
 use super::plan::{Plan, Step};
 use crate::weak::{self, Weakness};
@@ -260,7 +260,7 @@ fn carry_out<'a>(step: &'a Step, opened: &mut Opened<'a>) -> Result<(), Errno> {
         }
         Step::Seal(target) => {
             let place = resolve(root(opened)?, target)?;
-            sys::mount_setattr(place.fd.as_fd(), READ_ONLY, 0, 0, false)
+            seal(place.fd.as_fd())
         }
         Step::Directory(target, uid, gid) => make_directory(root(opened)?, target, *uid, *gid),
         Step::Devices(devices) => {

@@ -6,9 +6,10 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
-    OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
-    mount, mount_change, mount_remount, move_mount, open_tree, unmount,
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MountFlags, MountPropagationFlags,
+    MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_reconfigure, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, fspick, mount, mount_change, mount_remount, move_mount, open_tree,
+    unmount,
 };
 
 use super::copy_up::copy_directory;
@@ -315,6 +316,20 @@ pub(super) fn move_root(root: BorrowedFd<'_>, host: &[CString]) -> Result<(), Er
     move_mount(root, c"", rustix::fs::CWD, c"/", flags)?;
     rustix::process::chroot(c".")?;
     rustix::process::chdir(c"/")
+}
+
+/// Makes a mount read-only. One in a detached tree cannot be changed any more (mount_setattr(2)), but its filesystem can:
+/// what is sealed is the container's own.
+pub(super) fn seal(place: BorrowedFd<'_>) -> Result<(), Errno> {
+    match sys::mount_setattr(place, super::READ_ONLY, 0, 0, false) {
+        Err(Errno::INVAL) => {
+            let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
+            let context = fspick(place, c"", flags)?;
+            fsconfig_set_flag(&context, c"ro")?;
+            fsconfig_reconfigure(&context)
+        }
+        other => other,
+    }
 }
 
 fn set_label(made: BorrowedFd<'_>, label: &CString) -> Result<(), Errno> {
