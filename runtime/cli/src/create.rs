@@ -169,16 +169,17 @@ fn run(
 ) -> Result<Option<i32>, Failure> {
     let process = record.init.and_then(Init::open);
     let relay = offer.map(Offer::accept).transpose()?;
+    // A signal that comes as soon as the program runs is the program's.
+    let signals = if detach { None } else { Some(Signals::hold()?) };
     container.start()?;
     hooks::poststart(spec, record)?;
     drop(slot);
-    if detach {
+    let Some(signals) = signals else {
         if let Some(notify) = notify {
             notify.forward(container.pidfd(), container.pid())?;
         }
         return Ok(None);
-    }
-    let signals = Signals::hold()?;
+    };
     attend(container, process.as_ref(), &signals, relay, notify).map(Some)
 }
 

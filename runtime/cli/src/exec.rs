@@ -61,12 +61,11 @@ pub(crate) fn exec(context: &Context, words: &Words, wishes: &Wishes) -> Result<
     let run = (|| {
         let relay = offer.map(Offer::accept).transpose()?;
         let handle = opened(&started);
+        // A signal that comes as soon as the program runs is the program's.
+        let signals = if detach { None } else { Some(Signals::hold()?) };
         started.start()?;
         wishes.tell(started.pid(), started.pidfd())?;
-        if detach {
-            return Ok(0);
-        }
-        let signals = Signals::hold()?;
+        let Some(signals) = signals else { return Ok(0) };
         attend(&started, handle.as_ref(), &signals, relay, None)
     })();
     if run.is_err() {
