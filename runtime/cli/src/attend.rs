@@ -42,13 +42,7 @@ pub(crate) fn attend(
         if let (Some(relay), Some(ready)) = (&mut relay, ready) {
             relay.carry(ready);
         }
-        if let Some(told) = &notify
-            && let Some(line) = told.ready()
-        {
-            // This process stands for the container. A manager that is gone is none of the container's business.
-            let _ = told.tell(&line, std::process::id() as i32);
-            notify = None;
-        }
+        hand_on(&mut notify);
         while let Ok(Some(signal)) = signals.fd.read_signal() {
             match signal.ssi_signo as i32 {
                 libc::SIGCHLD => code = code.or(reap(container.pid())?),
@@ -62,10 +56,23 @@ pub(crate) fn attend(
             }
         }
     }
+    // It may have been ready and ended at once.
+    hand_on(&mut notify);
     if let Some(relay) = relay {
         relay.finish();
     }
     Ok(code.unwrap_or_default())
+}
+
+/// Tells a service manager, once, that the container is ready.
+fn hand_on(notify: &mut Option<Notify>) {
+    if let Some(wish) = notify
+        && let Some(line) = wish.ready()
+    {
+        // This process stands for the container. A manager that is gone is none of the container's business.
+        let _ = wish.tell(&line, std::process::id() as i32);
+        *notify = None;
+    }
 }
 
 /// Returns what became ready of the relay's.

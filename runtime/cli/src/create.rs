@@ -175,7 +175,7 @@ fn run(
 ) -> Result<Option<i32>, Failure> {
     let process = record.init.and_then(Init::open);
     let relay = offer.map(Offer::accept).transpose()?;
-    // From here on they are the program's.
+    // A signal that comes as soon as the program runs is the program's.
     let signals = if detach { None } else { Some(Signals::hold()?) };
     container.start()?;
     hooks::poststart(spec, record)?;

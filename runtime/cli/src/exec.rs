@@ -67,7 +67,7 @@ pub(crate) fn exec(context: &Context, words: &Words, wishes: &Wishes) -> Result<
     let run = (|| {
         let relay = offer.map(Offer::accept).transpose()?;
         let handle = opened(&started);
-        // From here on they are the program's.
+        // A signal that comes as soon as the program runs is the program's.
         let signals = if detach { None } else { Some(Signals::hold()?) };
         context.log.line(Level::Debug, &format!("child process in init(): {}", started.pid()));
         context.log.line(Level::Debug, "setns_init: about to exec");

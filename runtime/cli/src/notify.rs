@@ -33,6 +33,9 @@ const SOCKET_NAME: &str = "notify.sock";
 /// Longest message that is read, as in runc. What counts is short and stands alone in its datagram.
 const MESSAGE_BYTES_MAX: usize = 4096;
 
+/// Most messages that are read before others get their turn: a container may send without end.
+const MESSAGES_AT_ONCE_MAX: usize = 64;
+
 /// Longest wait for a manager's word that it has read all (runc's). Old ones do not give it.
 const BARRIER_WAIT_MAX: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
 
@@ -94,7 +97,8 @@ impl Notify {
     /// The container's word that it is ready, if that is what came.
     pub(crate) fn ready(&self) -> Option<Vec<u8>> {
         let mut message = [0; MESSAGE_BYTES_MAX];
-        while let Ok(count) = self.socket.as_ref()?.recv(&mut message) {
+        for _ in 0..MESSAGES_AT_ONCE_MAX {
+            let count = self.socket.as_ref()?.recv(&mut message).ok()?;
             let mut lines = message[..count].split(|byte| *byte == b'\n');
             if let Some(line) = lines.find(|line| line.starts_with(b"READY=")) {
                 return Some(line.to_vec());

@@ -93,7 +93,7 @@ fn a_directory_is_refused_as_a_program() {
     assert_eq!(house.run(&["run", "-d", "one"]).code, 0);
     let done = house.run(&["exec", "one", "/proc"]);
     assert_eq!(done.code, 255);
-    assert!(done.err.contains("exec: \"/proc\": permission denied"), "{}", done.err);
+    assert!(done.err.contains("permission denied"), "{}", done.err);
     assert_eq!(house.run(&["delete", "--force", "one"]).code, 0);
     house.close();
 }

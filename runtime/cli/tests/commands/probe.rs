@@ -54,7 +54,7 @@ pub(crate) fn main(args: &[String]) -> ExitCode {
             for text in ["STATUS=not yet", "READY=1\nSTATUS=now"] {
                 socket.send_to(text.as_bytes(), &path).unwrap();
             }
-            match then.parse() {
+            match then.parse::<u8>() {
                 // The runtime's end of the socket is gone only after it has read what was sent.
                 Ok(code) => {
                     while socket.send_to(b"STATUS=still", &path).is_ok() {}
