@@ -52,7 +52,9 @@ impl House {
     /// How often a race is to be run; `part` is by how much a round is dearer than a mount.
     pub(crate) fn rounds(&self, part: u32) -> u32 {
         let given = std::env::var("SKEP_ATTACK_ROUNDS").ok().map(|text| text.parse::<u32>().unwrap());
-        given.unwrap_or(ROUNDS / part)
+        let rounds = given.unwrap_or(ROUNDS / part);
+        // There the first harm ends it, and luck must not decide whether there is one.
+        if self.is_weakened() { rounds.saturating_mul(10) } else { rounds }
     }
 
     /// Something to be told beside the outcome.
