@@ -52,7 +52,9 @@ impl House {
     /// How often a race is to be run; `part` is by how much a round is dearer than a mount.
     pub(crate) fn rounds(&self, part: u32) -> u32 {
         let given = std::env::var("SKEP_ATTACK_ROUNDS").ok().map(|text| text.parse::<u32>().unwrap());
-        given.unwrap_or(ROUNDS / part)
+        let rounds = given.unwrap_or(ROUNDS / part);
+        // There the first harm ends it, and luck must not decide whether there is one.
+        if self.is_weakened() { rounds.saturating_mul(10) } else { rounds }
     }
 
     /// Something to be told beside the outcome.
@@ -220,15 +222,19 @@ impl House {
 
 impl Drop for House {
     fn drop(&mut self) {
-        // An attack may have overwritten the command.
-        drop(std::fs::copy(env!("CARGO_BIN_EXE_skep-runtime"), &self.runtime));
-        let ids = self.run(&["list", "-q"]).out;
-        for id in ids.lines() {
-            drop(self.run(&["delete", "--force", id]));
+        // An attack may have overwritten the attempt's own command. Nothing may panic here.
+        let command = |words: &[&str]| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_skep-runtime"));
+            command.arg("--root").arg(self.path("root")).args(words).stdin(Stdio::null()).output()
+        };
+        let listed = command(&["list", "-q"]).map(|done| String::from_utf8_lossy(&done.stdout).into_owned());
+        for id in listed.iter().flat_map(|ids| ids.lines()) {
+            drop(command(&["delete", "--force", id]));
         }
-        let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         for mount in text.lines().filter(|line| line.contains(" - cgroup")) {
-            let place = Path::new(mount.split(' ').nth(4).unwrap()).join(&self.parent);
+            let place = mount.split(' ').nth(4).unwrap_or("/");
+            let place = Path::new(place).join(&self.parent);
             drop(std::fs::remove_dir(place));
         }
     }

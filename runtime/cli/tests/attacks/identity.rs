@@ -103,8 +103,12 @@ fn names(house: &House) -> Option<String> {
     }
     let harm = house.harm_outside();
     house.run(&["delete", "--force", "../outside/evil"]).any();
+    if harm.is_some() {
+        // What comes next would take this attempt's own directories away.
+        return harm;
+    }
     for id in ["", ".", "..", "../outside", "../outside/"] {
         house.run(&["delete", "--force", id]).any();
     }
-    harm.or_else(|| house.harm_outside())
+    house.harm_outside()
 }
