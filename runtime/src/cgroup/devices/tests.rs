@@ -184,6 +184,9 @@ fn rules_with_unknown_rights_or_none_are_refused() {
         rule.set_access(access);
         assert!(matches!(rules(&[rule]), Err(CgroupError::DeviceRule { index: 0, .. })));
     }
+    let mut slip = LinuxDeviceCgroup::default();
+    slip.set_allow(true).set_access(Some("rwa".to_owned()));
+    assert_eq!(allowed(&rules(&[slip]).unwrap(), Kind::Char, 200, 1), READ | WRITE, "runc passes over the a");
 }
 
 /// Opens two devices from a process that joins the group first, and tells whether each open worked.
