@@ -369,11 +369,12 @@ fn links_do_not_lead_out() {
     assert_eq!(house.output("c", "stdout"), "bound\n");
     // /dev as a link: no node appears on the host.
     let dev = request("d", "/file", &|upper| symlink(&absolute, upper.join("dev")).unwrap());
-    assert!(house.client.create(&dev, None).is_err());
+    // Refused or made inside; the host is looked at below.
+    drop(house.client.create(&dev, None));
     // /proc as a link is refused.
     let proc = request("e", "/file", &|upper| symlink("/etc", upper.join("proc")).unwrap());
     let (_, text) = refusal(house.client.create(&proc, None));
-    assert!(text.contains("mount proc at /proc"), "{text}");
+    assert!(text.contains("ordinary directory"), "{text}");
     assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
     house.close();
 }
