@@ -47,7 +47,7 @@ pub enum HookError {
         index: usize,
         /// The cause.
         #[source]
-        source: Box<HookError>,
+        source: Box<Self>,
     },
     /// The state could not be handed over.
     #[error("cannot prepare the state for hooks: {0}")]

@@ -23,6 +23,8 @@ pub(crate) const CASES: &[Case] = &[
     ("a_created_init_holds_no_foreign_descriptor", a_created_init_holds_no_foreign_descriptor),
     ("debug_lines_warnings_and_last_words", debug_lines_warnings_and_last_words),
     ("events_and_groups_have_runcs_words", events_and_groups_have_runcs_words),
+    ("a_root_can_follow_the_hosts", a_root_can_follow_the_hosts),
+    ("a_deadline_needs_all_processors", a_deadline_needs_all_processors),
     ("a_frozen_cgroup_is_refused_and_left", a_frozen_cgroup_is_refused_and_left),
 ];
 
@@ -341,5 +343,40 @@ fn a_frozen_cgroup_is_refused_and_left() {
         assert!(group.exists(), "it is somebody else's");
     }
     std::fs::remove_dir(group).unwrap();
+    house.close();
+}
+
+fn a_root_can_follow_the_hosts() {
+    let house = House::new();
+    house.probe(&["read", "/proc/self/mountinfo"]);
+    let follows = || {
+        // In a mount namespace whose mounts are shared, whatever the host's are.
+        let inner = house.command(&["run", "one"]);
+        let mut command = std::process::Command::new("unshare");
+        command.args(["--mount", "--propagation", "shared"]).arg(inner.get_program()).args(inner.get_args());
+        let done = house.finish(command.current_dir(house.bundle()));
+        assert_eq!(done.code, 0, "{}", done.err);
+        let root = done.out.lines().find(|line| line.split(' ').nth(4) == Some("/"));
+        root.unwrap().split(' ').any(|word| word.starts_with("master:"))
+    };
+    assert!(!follows(), "a root is private");
+    house.change(|config| config["linux"]["rootfsPropagation"] = "slave".into());
+    assert!(follows(), "or as it is asked for");
+    house.close();
+}
+
+fn a_deadline_needs_all_processors() {
+    if std::thread::available_parallelism().unwrap().get() < 2 {
+        return;
+    }
+    let house = House::new();
+    house.probe(&["exit", "0"]);
+    house.change(|config| {
+        config["linux"]["resources"]["cpu"] = json!({ "cpus": "0" });
+        config["process"]["scheduler"] =
+            json!({ "policy": "SCHED_DEADLINE", "runtime": 42_000, "deadline": 1_000_000, "period": 1_000_000 });
+    });
+    let done = house.run(&["run", "one"]);
+    assert!(done.code == 1 && done.err.contains("can't be used together with AllowedCPUs"), "{}", done.err);
     house.close();
 }

@@ -323,7 +323,7 @@ impl Builder<'_> {
         };
         let named = match self.mounts.inside(&from) {
             Some(inside) => Some((CopyFrom::Root(super::within(inside)?), false)),
-            None if idmap.is_none() => self.mounts.by_name(&from).map_err(bind)?,
+            None if idmap.is_none() && !place.strict => self.mounts.by_name(&from).map_err(bind)?,
             None => None,
         };
         if let Some((source, file)) = named {

@@ -4,7 +4,6 @@ use rustix::io::Errno;
 
 /// What the child says over the status pipe. The pipe's end is the word "exec succeeded".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "the child that makes one cannot allocate a box")]
 pub(in crate::container) enum Message {
     /// At the gate, with a seccomp listener under this number (0: none).
     Ready { listener: u32 },

@@ -103,12 +103,13 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
     ) {
         fail(plan, Message::failed(u32::MAX, errno));
     }
+    // Before a filter that may forbid even that.
+    sys::end_on_signals();
     for (index, step) in plan.last.iter().enumerate() {
         if let Err(errno) = carry_out(step, &mut opened) {
             fail(plan, Message::Failed { step: (plan.steps.len() + index) as u32, errno, note: opened.note });
         }
     }
-    sys::end_on_signals();
     let ready = Message::Ready { listener: opened.listener };
     if rustix::io::write(&plan.status, &ready.encode()).is_err() {
         sys::exit_now(FAILED);
