@@ -259,7 +259,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_no_number_is_no_user(text in "[-+:x0-9]{0,12}") {
+        fn what_is_no_number_is_no_user(text in "[-+:x0-9]{1,12}") {
             if let Ok(process) = changed(&format!("-u={text} id x")) {
                 let uid = text.split(':').next().unwrap();
                 prop_assert_eq!(uid.parse::<u32>().ok(), Some(process.user().uid()), "{}", text);

@@ -153,7 +153,8 @@ fn leaked_descriptors(house: &House) -> Option<String> {
     let mut found = seen(&house.run(&["run", "one"]).fine());
     house.probe(&["sleep"]);
     house.run(&["run", "--detach", "two"]).fine();
-    found = found.or(seen(&house.run(&["exec", "two", "/probe", "report"]).fine()));
+    let joined = seen(&house.run(&["exec", "two", "/probe", "report"]).fine());
+    found = found.or(joined);
     house.run(&["delete", "--force", "two"]).fine();
     found.map(|key| format!("{key} of the program is a directory of the host's"))
 }
