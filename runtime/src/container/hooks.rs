@@ -23,7 +23,6 @@ use oci_spec::runtime::{Hook, State};
 use rustix::fs::{MemfdFlags, SeekFrom, memfd_create};
 use rustix::process::{PidfdFlags, pidfd_open};
 
-
 /// Most of a failed hook's output that an error shows. The last lines say what went wrong.
 const OUTPUT_SHOWN_MAX: u64 = 2048;
 

@@ -38,7 +38,7 @@ impl Builder<'_> {
         self.joined = types;
         let mut procs = Vec::new();
         if let Some(cgroup) = cgroup {
-            procs = cgroup.open_procs(init).map_err(CreateError::JoinCgroup)?;
+            procs = cgroup.open_procs(init.pid()).map_err(CreateError::JoinCgroup)?;
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let host = rustix::fs::open(c"/proc", flags, Mode::empty()).map_err(gone)?;

@@ -112,7 +112,7 @@ pub(in crate::container) fn build_exec(options: ExecOptions<'_>, ends: Ends) -> 
         builder.steps.push(Step::BecomeRoot);
     }
     if !builder.mounts.namespace() {
-        builder.steps.push(enter_root(options.init)?);
+        builder.steps.push(enter_root(options.init.pid())?);
     }
     builder.steps.push(Step::OpenRoot);
     builder.terminal(process, options.console, None)?;
