@@ -46,7 +46,9 @@ fn main() -> ExitCode {
     let rounds = std::env::var("ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
     let wants = |what: &str| wanted.is_empty() || wanted.contains(&what);
     let scratch = tempfile::tempdir().unwrap();
-    let bundles = Bundles::make(scratch.path());
+    // Where a runtime keeps its state: /run is a tmpfs on most hosts, and this one on every.
+    let run = tempfile::tempdir_in("/dev/shm").unwrap();
+    let bundles = Bundles::make(scratch.path(), run.path());
     let node = ["start", "parallel", "memory"].iter().any(|what| wants(what));
     let measure = |view: &str| {
         if wants("run") {
@@ -66,17 +68,18 @@ fn main() -> ExitCode {
 /// Bundles on disk.
 pub(crate) struct Bundles {
     directory: PathBuf,
+    run: PathBuf,
 }
 
 impl Bundles {
-    fn make(directory: &Path) -> Self {
+    fn make(directory: &Path, run: &Path) -> Self {
         let root = directory.join("rootfs");
         std::fs::create_dir_all(root.join("bin")).unwrap();
         let this = std::env::current_exe().unwrap();
         let small = if Path::new(BUSYBOX).exists() { Path::new(BUSYBOX) } else { &this };
         std::fs::copy(small, root.join("bin/true")).unwrap();
         std::fs::copy(&this, root.join("bin/probe")).unwrap();
-        let bundles = Self { directory: directory.to_path_buf() };
+        let bundles = Self { directory: directory.to_path_buf(), run: run.to_path_buf() };
         bundles.write("plain", &["/bin/true"], false);
         bundles.write("confined", &["/bin/true"], true);
         bundles.write("waiting", &["/bin/probe", "wait"], true);
@@ -108,6 +111,11 @@ impl Bundles {
 
     pub(crate) fn bundle(&self, name: &str) -> PathBuf {
         self.directory.join(name)
+    }
+
+    /// For a runtime's state.
+    pub(crate) fn run(&self) -> &Path {
+        &self.run
     }
 
     pub(crate) fn rootfs(&self) -> PathBuf {

@@ -298,19 +298,31 @@ fn inherit_cpuset(mount: &Path, path: &Path) -> Result<(), CgroupError> {
 fn hand_down(cgroups: &Cgroups, path: &Path, resources: &LinuxResources) -> Result<(), CgroupError> {
     let Some(mount) = &cgroups.unified else { return Ok(()) };
     let Ok(inner) = path.strip_prefix(mount) else { return Ok(()) };
-    let all: Vec<String> = cgroups.v2_controllers.iter().map(|name| format!("+{name}")).collect();
     let mut parent = mount.clone();
     for component in inner.components() {
         let control = parent.join("cgroup.subtree_control");
-        if !all.is_empty() && write(&control, &all.join(" ")).is_err() {
-            for one in &all {
-                drop(write(&control, one));
+        let all: Vec<&str> = cgroups.v2_controllers.iter().map(String::as_str).collect();
+        if enable(&control, &all).is_err() {
+            for one in all {
+                drop(enable(&control, &[one]));
             }
         }
         parent.push(component);
         check_type(&parent, resources)?;
     }
     Ok(())
+}
+
+/// Hands controllers down that are not yet. The kernel waits at each write until groups that were removed before are
+/// gone for good, so nothing is written in vain.
+pub(super) fn enable(control: &Path, wanted: &[&str]) -> io::Result<()> {
+    let text = std::fs::read_to_string(control)?;
+    let missing: Vec<String> = wanted
+        .iter()
+        .filter(|name| text.split_whitespace().all(|have| have != **name))
+        .map(|name| format!("+{name}"))
+        .collect();
+    if missing.is_empty() { Ok(()) } else { write(control, &missing.join(" ")) }
 }
 
 /// A group below one with processes, or in a threaded tree, can have no more than CPU and process limits.

@@ -221,13 +221,12 @@ impl Cgroups {
         parent: &Path,
         wanted: &[&str],
     ) -> Result<(), CgroupError> {
-        let wanted: String = wanted.iter().map(|name| format!("+{name} ")).collect();
         let mut path = unified.to_path_buf();
         let mut components = parent.components();
         loop {
             if !wanted.is_empty() {
                 let control = path.join("cgroup.subtree_control");
-                super::write(&control, wanted.trim_end())
+                super::create::enable(&control, wanted)
                     .map_err(CgroupError::io("enable the controllers in", &control))?;
             }
             let Some(component) = components.next() else { return Ok(()) };

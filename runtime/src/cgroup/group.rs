@@ -142,7 +142,7 @@ impl Cgroup {
 
     /// Every hierarchy's `cgroup.procs`, for a process to write itself into that joins this one's container.
     pub(crate) fn open_procs(&self, init: i32) -> Result<Vec<OwnedFd>, CgroupError> {
-        let mut fds = self.open_v1_procs()?;
+        let mut fds = self.open_v1_tasks()?;
         if let Some(unified) = self.unified() {
             // A v2 group that hands controllers down takes no processes: an init that is a manager of its own group
             // has moved itself below, and others go where it is.
@@ -159,11 +159,14 @@ impl Cgroup {
         Ok(fds)
     }
 
-    /// The v1 directories' `cgroup.procs`, for a process to write itself into.
-    pub(crate) fn open_v1_procs(&self) -> Result<Vec<OwnedFd>, CgroupError> {
+    /// The v1 directories' `tasks`, for a process with one thread to write itself into as `0`.
+    ///
+    /// Not `cgroup.procs`: to move a whole process the kernel stops all of the host from forking and ending, which costs
+    /// milliseconds now and then (`cgroup_procs_write_start`). A thread that moves itself needs none of that.
+    pub(crate) fn open_v1_tasks(&self) -> Result<Vec<OwnedFd>, CgroupError> {
         let mut fds = Vec::new();
         for directory in self.directories.iter().filter(|directory| directory.v1.is_some()) {
-            let path = directory.path.join("cgroup.procs");
+            let path = directory.path.join("tasks");
             match rustix::fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
                 Err(rustix::io::Errno::NOENT) if directory.is_only_a_name() => {}
                 fd => fds.push(fd.map_err(|errno| CgroupError::io("open", &path)(errno.into()))?),

@@ -36,7 +36,7 @@ struct House<'a> {
 
 impl House<'_> {
     fn request(&self, id: &str) -> CreateContainer {
-        let bundle = self.options.run_dir.join("bundles").join(id);
+        let bundle = self.bundles.directory().join("node/bundles").join(id);
         let mut spec = default_spec();
         confine(&mut spec).unwrap();
         let mut process = spec.process().clone().unwrap();
@@ -74,7 +74,7 @@ impl House<'_> {
 pub(crate) fn measure(view: &str, bundles: &Bundles, rounds: usize, wants: &dyn Fn(&str) -> bool) {
     let directory = bundles.directory().join("node");
     let parent = format!("skep-bench-{}", std::process::id());
-    let options = KeeperOptions::new(directory.join("run"), directory.join("state"), parent);
+    let options = KeeperOptions::new(bundles.run().join("keeper"), directory.join("state"), parent);
     let command: Vec<OsString> = vec![
         std::env::current_exe().unwrap().into(),
         "keeper".into(),
@@ -150,7 +150,7 @@ fn network_namespace() -> OwnedFd {
 
 /// The same from a command line. `None`: it does not run here.
 fn crun_start(bundles: &Bundles) -> Option<Duration> {
-    let root = bundles.directory().join("state-crun-start");
+    let root = bundles.run().join("crun-start");
     let crun = |arguments: &[&str]| {
         let mut command = Command::new("crun");
         command.arg("--root").arg(&root).args(arguments).current_dir(bundles.bundle("waiting"));

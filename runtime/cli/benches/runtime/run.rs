@@ -41,11 +41,7 @@ impl Runtime {
 pub(crate) fn measure(view: &str, bundles: &Bundles, rounds: usize) {
     let runtimes = std::iter::once(("skep-runtime", SKEP_RUNTIME)).chain(PEERS.map(|peer| (peer, peer)));
     let runtimes: Vec<Runtime> = runtimes
-        .map(|(name, program)| Runtime {
-            name,
-            program: program.into(),
-            root: bundles.directory().join(format!("state-{name}")),
-        })
+        .map(|(name, program)| Runtime { name, program: program.into(), root: bundles.run().join(name) })
         .collect();
     for (bundle, title) in [("plain", "no filter"), ("confined", "Docker's seccomp filter")] {
         println!("\nrun, start to removed; {view}; {title}");

@@ -39,7 +39,7 @@ pub(in crate::container) fn build(options: CreateOptions<'_>, ends: Ends) -> Res
     };
     let mut builder = Builder::new(options.bundle, Mounts::new(&linux, options.cgroup, over)?);
     if let Some((_, group)) = options.cgroup {
-        builder.steps.extend(group.open_v1_procs()?.into_iter().map(Step::JoinCgroup));
+        builder.steps.extend(group.open_v1_tasks()?.into_iter().map(Step::JoinCgroup));
     }
     builder.stdio(process, options.stdio);
     let copy = || options.netns.map(|fd| fd.try_clone_to_owned()).transpose().map_err(CreateError::Pipe);
