@@ -10,7 +10,8 @@
 
 use std::path::Path;
 
-use skep_runtime::container::{self, Container, CreateOptions, Gate};
+use skep_runtime::cgroup::SystemdUnit;
+use skep_runtime::container::{self, Container, CreateOptions, Gate, Placement};
 use skep_runtime::process::{self, Process};
 use skep_runtime::seccomp::Filter;
 use skep_runtime::spec::oci::Spec;
@@ -97,7 +98,14 @@ pub(crate) fn create(
             }
         }
         let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-        groups.make(resources)?;
+        if !context.systemd {
+            groups.make(resources)?;
+        }
+        let place = |pid: i32| {
+            let unit = SystemdUnit::new(pid.unsigned_abs(), &record.annotations)?;
+            groups.group.make(&groups.host, resources, Some(&unit))?;
+            groups.group.join(pid)
+        };
         let offer = if terminal && !detach { Some(Offer::new()?) } else { None };
         let (offer, console) = match (offer, &wishes.console) {
             (Some((offer, socket)), _) => (Some(offer), Some(socket)),
@@ -123,6 +131,7 @@ pub(crate) fn create(
             no_new_keyring: words.switch("no-new-keyring"),
             gate: gate(action, slot.path()),
             cgroup: Some((&groups.host, &groups.group)),
+            placement: context.systemd.then_some(Placement(&place)),
         })?;
         context.log.line(Level::Debug, &format!("child process in init(): {}", container.pid()));
         context.log.line(Level::Debug, "init: closing the pipe to signal completion");

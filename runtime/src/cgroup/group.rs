@@ -175,6 +175,18 @@ impl Cgroup {
         Ok(fds)
     }
 
+    /// Puts a process into the group, in every hierarchy.
+    ///
+    /// # Errors
+    /// [`CgroupError::Io`]: the process is in some and not in others then.
+    pub fn join(&self, pid: i32) -> Result<(), CgroupError> {
+        for directory in self.directories.iter().filter(|directory| !directory.is_only_a_name()) {
+            let path = directory.path.join("cgroup.procs");
+            write(&path, &pid.to_string()).map_err(CgroupError::io("write", &path))?;
+        }
+        Ok(())
+    }
+
     /// Processes in the group, as this PID namespace numbers them.
     pub fn processes(&self) -> Vec<i32> {
         self.main().map(processes_in).unwrap_or_default()

@@ -30,6 +30,7 @@ pub fn config(bytes: &[u8]) {
             no_new_keyring: false,
             gate: Gate::Owner,
             cgroup: None,
+            placement: None,
         };
         build(options, ends)
     });

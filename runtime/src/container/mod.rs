@@ -53,7 +53,7 @@ use self::child::Message;
 use self::hooks::HookError;
 use self::net_devices::NetDevices;
 use self::plan::{HookFiles, Outside, Plan};
-use crate::cgroup::{Cgroup, Cgroups};
+use crate::cgroup::{Cgroup, CgroupError, Cgroups};
 use crate::seccomp::{self, Filter, Told};
 use crate::{sys, weak};
 
@@ -117,6 +117,18 @@ pub struct CreateOptions<'a> {
     pub gate: Gate,
     /// The group to run in, made with [`Cgroups::create`], and the host's hierarchies.
     pub cgroup: Option<(&'a Cgroups, &'a Cgroup)>,
+    /// Who makes the group when there is a process for it, and puts it there.
+    pub placement: Option<Placement<'a>>,
+}
+
+/// Called with the init's process ID before it does anything. A scope of systemd's cannot be made without a process.
+#[derive(Clone, Copy)]
+pub struct Placement<'a>(pub &'a dyn Fn(i32) -> Result<(), CgroupError>);
+
+impl std::fmt::Debug for Placement<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Placement")
+    }
 }
 
 /// A container whose init this process is the parent of.
@@ -141,12 +153,13 @@ pub fn create(options: CreateOptions<'_>) -> Result<Container, CreateError> {
     let gate::Ends { read, write: gate, told } = options.gate.open()?;
     let (status, status_write) = pipe().map_err(CreateError::Pipe)?;
     let about = About { id: options.id, bundle: options.bundle, spec: options.spec };
+    let placement = options.placement;
     let into_cgroup = match options.cgroup {
-        Some((_, group)) => group.open_unified()?,
-        None => None,
+        Some((_, group)) if placement.is_none() => group.open_unified()?,
+        _ => None,
     };
     let plan = build::build(options, build::Ends { gate: read, status: status_write, told })?;
-    launch(plan, into_cgroup, gate, status, &about)
+    launch(plan, into_cgroup, placement, gate, status, &about)
 }
 
 /// Prepares a process in a running container up to the point where only exec is missing: [`Container::start`].
@@ -158,13 +171,14 @@ pub fn exec(options: ExecOptions<'_>) -> Result<Container, CreateError> {
     let (status, status_write) = pipe().map_err(CreateError::Pipe)?;
     let about = About { id: options.id, bundle: options.bundle, spec: options.spec };
     let plan = build::build_exec(options, build::Ends { gate: read, status: status_write, told: None })?;
-    launch(plan, None, gate, status, &about)
+    launch(plan, None, None, gate, status, &about)
 }
 
 /// Clones, and does for the child what it asks for until it is at the gate.
 fn launch(
     mut plan: Plan,
     into_cgroup: Option<OwnedFd>,
+    placement: Option<Placement<'_>>,
     gate: OwnedFd,
     status: OwnedFd,
     about: &About<'_>,
@@ -221,6 +235,10 @@ fn launch(
             message if between && early.is_none() => {
                 early = Some(message);
                 Ok(())
+            }
+            Message::Placement => {
+                let placed = placement.map_or(Ok(()), |placement| placement.0(container.pid));
+                placed.map_err(CreateError::from).and_then(|()| container.go_on())
             }
             Message::Maps => outside.write(container.pid).and_then(|()| container.go_on()),
             Message::Hooks => {

@@ -362,6 +362,7 @@ mod tests {
             no_new_keyring: true,
             gate: Gate::Owner,
             cgroup: None,
+            placement: None,
         })?;
         container.start().unwrap();
         container.wait().unwrap();

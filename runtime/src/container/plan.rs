@@ -132,6 +132,8 @@ pub(super) enum Step {
     JoinNamespace(Join),
     /// A new network namespace's loopback device is down.
     Loopback,
+    /// Wait for the creator to make the group around this process.
+    Placement,
     /// Wait for the creator to write the ID maps.
     Maps,
     /// User 0 of the new user namespace.
@@ -401,6 +403,7 @@ impl Step {
             Self::Stdio(_) => "set the standard descriptors".to_owned(),
             Self::JoinNamespace(join) => join.describe(),
             Self::Loopback => "bring the loopback device up".to_owned(),
+            Self::Placement => "be put into the cgroup".to_owned(),
             Self::Maps => "write the user namespace's ID maps".to_owned(),
             Self::BecomeRoot => "become root of the user namespace".to_owned(),
             Self::OpenRoot => "open the container's root".to_owned(),

@@ -67,6 +67,7 @@ impl Box {
             no_new_keyring: false,
             gate,
             cgroup: None,
+            placement: None,
         })
     }
 
@@ -424,4 +425,55 @@ fn each_namespace_is_made_or_shared_as_the_spec_says() {
             assert_ne!(line, host, "{text}");
         }
     }
+}
+
+#[test]
+fn a_group_that_is_made_around_the_init_holds_it_before_it_does_anything() {
+    let container = Box::new("cat /proc/self/cgroup");
+    let asked = std::cell::Cell::new(0);
+    let place = |pid: i32| {
+        // It has not made its root yet: it sees what this process sees.
+        let root = std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap();
+        assert_eq!(root, std::env::current_dir().unwrap());
+        asked.set(pid);
+        Ok(())
+    };
+    let mut made = create(CreateOptions {
+        id: "box",
+        bundle: container.bundle.path(),
+        spec: &container.spec,
+        rootfs: &Rootfs::Directory("/".into()),
+        netns: None,
+        stdio: container.stdio(),
+        console: None,
+        no_pivot: false,
+        preserve_fds: 0,
+        no_new_keyring: false,
+        gate: Gate::Owner,
+        cgroup: None,
+        placement: Some(Placement(&place)),
+    })
+    .unwrap();
+    assert_eq!(asked.get(), made.pid());
+    made.start().unwrap();
+    made.wait().unwrap();
+    // Who cannot make the group ends the container.
+    let refuse = |_| Err(CgroupError::NotMounted);
+    let error = create(CreateOptions {
+        id: "box",
+        bundle: container.bundle.path(),
+        spec: &container.spec,
+        rootfs: &Rootfs::Directory("/".into()),
+        netns: None,
+        stdio: container.stdio(),
+        console: None,
+        no_pivot: false,
+        preserve_fds: 0,
+        no_new_keyring: false,
+        gate: Gate::Owner,
+        cgroup: None,
+        placement: Some(Placement(&refuse)),
+    })
+    .unwrap_err();
+    assert!(matches!(error, CreateError::Cgroup(CgroupError::NotMounted)), "{error}");
 }

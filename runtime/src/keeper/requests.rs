@@ -179,6 +179,7 @@ impl Server {
             no_new_keyring: false,
             gate: Gate::Owner,
             cgroup: Some((&self.cgroups, &group)),
+            placement: None,
         });
         let container = container.map_err(|error| {
             let kind = match &error {

@@ -111,6 +111,7 @@ fn run(spec: &Spec) -> Result<String, CreateError> {
         no_new_keyring: false,
         gate: Gate::Owner,
         cgroup: None,
+        placement: None,
     })?;
     container.start().unwrap();
     container.wait().unwrap();

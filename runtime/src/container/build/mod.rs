@@ -38,7 +38,9 @@ pub(in crate::container) fn build(options: CreateOptions<'_>, ends: Ends) -> Res
         Rootfs::Overlay { .. } => (options.bundle, false),
     };
     let mut builder = Builder::new(options.bundle, Mounts::new(&linux, options.cgroup, over)?);
-    if let Some((_, group)) = options.cgroup {
+    if options.placement.is_some() {
+        builder.steps.push(Step::Placement);
+    } else if let Some((_, group)) = options.cgroup {
         builder.steps.extend(group.open_v1_tasks()?.into_iter().map(Step::JoinCgroup));
     }
     builder.stdio(process, options.stdio);

@@ -15,6 +15,8 @@ pub(in crate::container) enum Message {
     NotExecutable(Errno),
     /// From the process in between: the init has this number, in the creator's PID namespace.
     Entered { pid: i32 },
+    /// The init waits to be put into its group.
+    Placement,
     /// The init waits for its ID maps.
     Maps,
     /// The init waits for the runtime's hooks.
@@ -81,6 +83,7 @@ impl Message {
             Self::Entered { pid } => (5, 0, pid, Note::EMPTY),
             Self::Maps => (6, 0, 0, Note::EMPTY),
             Self::Hooks => (7, 0, 0, Note::EMPTY),
+            Self::Placement => (9, 0, 0, Note::EMPTY),
             Self::HookFailed { index, status, note } => (8, index, status, note),
         };
         let mut bytes = [0; Self::SIZE];
@@ -110,6 +113,7 @@ impl Message {
             5 => Some(Self::Entered { pid: number }),
             6 => Some(Self::Maps),
             7 => Some(Self::Hooks),
+            9 => Some(Self::Placement),
             8 => Some(Self::HookFailed { index: step, status: number, note }),
             _ => None,
         }

@@ -63,6 +63,7 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
     for (index, step) in plan.steps.iter().enumerate() {
         let index = index as u32;
         let done = match step {
+            Step::Placement => ask(plan, Message::Placement).map_err(|errno| Message::failed(index, errno)),
             Step::Maps => ask(plan, Message::Maps).map_err(|errno| Message::failed(index, errno)),
             Step::RuntimeHooks => ask(plan, Message::Hooks).map_err(|errno| Message::failed(index, errno)),
             Step::Hook(hook) => match &plan.hook_files {
@@ -222,7 +223,7 @@ fn carry_out<'a>(step: &'a Step, opened: &mut Opened<'a>) -> Result<(), Errno> {
         }
         Step::OwnStdio(uid) => own_stdio(*uid),
         // With more than the descriptors here: see `run`.
-        Step::Maps | Step::RuntimeHooks | Step::Hook(_) => Err(Errno::NOSYS),
+        Step::Placement | Step::Maps | Step::RuntimeHooks | Step::Hook(_) => Err(Errno::NOSYS),
         Step::PrivateMounts { slave } => {
             let mode =
                 if *slave { MountPropagationFlags::DOWNSTREAM } else { MountPropagationFlags::PRIVATE };
