@@ -2,6 +2,35 @@
 //! changed.
 
 use serde_json::Value;
+use skep_runtime::fuzzing;
+
+/// Every target by name: what `fuzz_targets` gives to the fuzzer, and `tests/fuzz.rs` of the runtime runs without one.
+pub const TARGETS: [(&str, fn(&[u8])); 11] = [
+    ("bus", fuzzing::bus),
+    ("config", |bytes| fuzzing::config(&document(CONFIG, bytes))),
+    ("devices", |bytes| fuzzing::devices(&document(DEVICES, bytes))),
+    ("hierarchies", fuzzing::hierarchies),
+    ("keeper", |bytes| {
+        // One client: its own bytes, or one of the requests there are, changed.
+        let (first, rest) = bytes.split_first().unwrap_or((&0, &[]));
+        match REQUESTS.get(usize::from(*first)) {
+            Some(request) => fuzzing::keeper(&document(request, rest)),
+            None => fuzzing::keeper(bytes),
+        }
+    }),
+    ("message", fuzzing::message),
+    ("process", |bytes| fuzzing::process(&document(PROCESS, bytes))),
+    ("record", |bytes| fuzzing::record(&document(RECORD, bytes))),
+    ("resources", |bytes| fuzzing::resources(&document(RESOURCES, bytes))),
+    ("seccomp", |bytes| fuzzing::seccomp(&document(SECCOMP, bytes))),
+    ("user", fuzzing::user),
+];
+
+/// Runs one of them.
+pub fn run(name: &str, bytes: &[u8]) {
+    let target = TARGETS.iter().find(|target| target.0 == name).expect("a target of that name");
+    (target.1)(bytes);
+}
 
 /// A config with nearly every member there is.
 pub const CONFIG: &str = include_str!("config.json");
