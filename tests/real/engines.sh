@@ -78,6 +78,14 @@ gone() {
     trap - EXIT
     for cleanup in "${cleanups[@]}"; do "$cleanup" >/dev/null 2>&1; done
     find /sys/fs/cgroup -depth -type d -path "*/$group*" -exec rmdir {} + 2>/dev/null
+    # podman makes groups of controllers that are not mounted too: common directories on the tmpfs that holds the others.
+    local left
+    for left in /sys/fs/cgroup/*/"$group"; do
+        if [ -d "$left" ] && [ "$(stat -f -c %T "$left")" = tmpfs ]; then
+            rm -rf "$left"
+            rmdir "${left%/*}" 2>/dev/null
+        fi
+    done
     rm -rf --one-file-system "$scratch"
 }
 trap gone EXIT
