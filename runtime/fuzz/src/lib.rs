@@ -4,8 +4,11 @@
 use serde_json::Value;
 use skep_runtime::fuzzing;
 
+/// A target: its name, and what it does with some bytes.
+pub type Target = (&'static str, fn(&[u8]));
+
 /// Every target by name: what `fuzz_targets` gives to the fuzzer, and `tests/fuzz.rs` of the runtime runs without one.
-pub const TARGETS: [(&str, fn(&[u8])); 11] = [
+pub const TARGETS: [Target; 11] = [
     ("bus", fuzzing::bus),
     ("config", |bytes| fuzzing::config(&document(CONFIG, bytes))),
     ("devices", |bytes| fuzzing::devices(&document(DEVICES, bytes))),

@@ -30,7 +30,7 @@ fn calls(profile: &LinuxSeccomp, abis: &[Abi]) -> Vec<Call> {
             let mut args = [0; 6];
             for arg in rule.args().iter().flatten() {
                 if let Some(place) = args.get_mut(arg.index()) {
-                    *place = arg.value_two().unwrap_or(arg.value());
+                    *place = arg.value_two().unwrap_or_else(|| arg.value());
                 }
             }
             for number in rule.names().iter().filter_map(|name| abi.number(name)).take(2) {
