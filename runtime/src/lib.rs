@@ -24,5 +24,6 @@ pub mod selfexe;
 pub mod spec;
 pub mod weak;
 
+mod mountinfo;
 mod sys;
 mod sys_attributes;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::group::{Directory, V1};
 use super::resources::{Family, needs};
 use super::{Cgroup, CgroupError, Limits};
+use crate::mountinfo::unescape;
 
 /// The v1 controllers that the keeper's containers join in any case, where they exist. Every further one costs about
 /// 50 µs a container, so it is joined only for a limit that needs it.
@@ -68,7 +69,7 @@ impl Cgroups {
             let Some((left, right)) = line.split_once(" - ") else { continue };
             let mut right = right.split(' ');
             let (Some(kind), _, Some(options)) = (right.next(), right.next(), right.next()) else { continue };
-            let mut left = left.split(' ').skip(3).map(|field| PathBuf::from(unescape(field)));
+            let mut left = left.split(' ').skip(3).map(unescape);
             let (Some(root), Some(mount)) = (left.next(), left.next()) else { continue };
             match kind {
                 "cgroup2" if cgroups.unified.is_none() => {
@@ -254,26 +255,6 @@ fn check_name(name: &str) -> Result<(), CgroupError> {
         && name.len() < 1024
         && name.split('/').all(|part| !matches!(part, "" | "." | "..") && !part.contains('\0'));
     if fine { Ok(()) } else { Err(CgroupError::Name(name.to_owned())) }
-}
-
-/// Undoes mountinfo's octal escapes.
-fn unescape(field: &str) -> String {
-    let mut out = String::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((before, after)) = rest.split_once('\\') {
-        out.push_str(before);
-        match after.get(..3).and_then(|octal| u8::from_str_radix(octal, 8).ok()) {
-            Some(byte) => {
-                out.push(char::from(byte));
-                rest = &after[3..];
-            }
-            None => {
-                out.push('\\');
-                rest = after;
-            }
-        }
-    }
-    out + rest
 }
 
 /// The kernel's tables of mounts and groups, with a zero byte between.

@@ -140,7 +140,7 @@ impl Cgroup {
         fd.map(Some).map_err(|errno| CgroupError::io("open", path)(errno.into()))
     }
 
-    /// Every hierarchy's `cgroup.procs`, for a process to write itself into that joins this one's container.
+    /// Every hierarchy's file for a process with one thread to write itself into, as `0`, that joins the container of `init`.
     pub(crate) fn open_procs(&self, init: i32) -> Result<Vec<OwnedFd>, CgroupError> {
         let mut fds = self.open_v1_tasks()?;
         if let Some(unified) = self.unified() {

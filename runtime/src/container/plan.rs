@@ -59,7 +59,7 @@ pub(super) struct Plan {
 pub(super) struct Entry {
     /// Processors to run on until the group is joined.
     pub(super) affinity: Option<Step>,
-    /// `cgroup.procs` of groups to join while the host's are in sight.
+    /// Files of groups, for `0` to be written into, while the host's are in sight.
     pub(super) cgroups: Vec<OwnedFd>,
     /// In order; what is refused for want of privilege is tried again after the user namespace.
     pub(super) joins: Vec<Join>,

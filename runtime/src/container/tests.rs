@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
+use std::sync::LazyLock;
 
 use oci_spec::runtime::{HookBuilder, HooksBuilder, Process};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
@@ -53,22 +54,27 @@ impl Box {
         Stdio { stdin: copy(), stdout: copy(), stderr: copy() }
     }
 
-    fn create_at(&self, gate: Gate, console: Option<OwnedFd>) -> Result<Container, CreateError> {
-        create(CreateOptions {
+    fn options(&self) -> CreateOptions<'_> {
+        static HOST: LazyLock<Rootfs> = LazyLock::new(|| Rootfs::Directory("/".into()));
+        CreateOptions {
             id: "box",
             bundle: self.bundle.path(),
             spec: &self.spec,
-            rootfs: &Rootfs::Directory("/".into()),
+            rootfs: &HOST,
             netns: None,
             stdio: self.stdio(),
-            console,
+            console: None,
             no_pivot: false,
             preserve_fds: 0,
             no_new_keyring: false,
-            gate,
+            gate: Gate::Owner,
             cgroup: None,
             placement: None,
-        })
+        }
+    }
+
+    fn create_at(&self, gate: Gate, console: Option<OwnedFd>) -> Result<Container, CreateError> {
+        create(CreateOptions { gate, console, ..self.options() })
     }
 
     fn create(&self) -> Result<Container, CreateError> {
@@ -438,42 +444,14 @@ fn a_group_that_is_made_around_the_init_holds_it_before_it_does_anything() {
         asked.set(pid);
         Ok(())
     };
-    let mut made = create(CreateOptions {
-        id: "box",
-        bundle: container.bundle.path(),
-        spec: &container.spec,
-        rootfs: &Rootfs::Directory("/".into()),
-        netns: None,
-        stdio: container.stdio(),
-        console: None,
-        no_pivot: false,
-        preserve_fds: 0,
-        no_new_keyring: false,
-        gate: Gate::Owner,
-        cgroup: None,
-        placement: Some(Placement(&place)),
-    })
-    .unwrap();
+    let mut made =
+        create(CreateOptions { placement: Some(Placement(&place)), ..container.options() }).unwrap();
     assert_eq!(asked.get(), made.pid());
     made.start().unwrap();
     made.wait().unwrap();
     // Who cannot make the group ends the container.
     let refuse = |_| Err(CgroupError::NotMounted);
-    let error = create(CreateOptions {
-        id: "box",
-        bundle: container.bundle.path(),
-        spec: &container.spec,
-        rootfs: &Rootfs::Directory("/".into()),
-        netns: None,
-        stdio: container.stdio(),
-        console: None,
-        no_pivot: false,
-        preserve_fds: 0,
-        no_new_keyring: false,
-        gate: Gate::Owner,
-        cgroup: None,
-        placement: Some(Placement(&refuse)),
-    })
-    .unwrap_err();
+    let error =
+        create(CreateOptions { placement: Some(Placement(&refuse)), ..container.options() }).unwrap_err();
     assert!(matches!(error, CreateError::Cgroup(CgroupError::NotMounted)), "{error}");
 }

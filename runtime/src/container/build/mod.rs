@@ -122,7 +122,7 @@ pub(in crate::container) fn build_exec(options: ExecOptions<'_>, ends: Ends) -> 
         id: options.id,
         linux: &linux,
         init: false,
-        // The container's is joined with none of its own: a process in it inherits the caller's otherwise.
+        // By the name, which is the container's: so it gets the keyring that the init has.
         new_keyring: !options.no_new_keyring,
         userns: builder.userns,
     };

@@ -16,6 +16,7 @@ use crate::container::mounts::{
 };
 use crate::container::plan::{Change, Copy, CopyFrom, Filesystem, MountSource, Remount, Step, Target};
 use crate::container::{CreateError, Rootfs, c_string};
+use crate::mountinfo::unescape;
 use crate::sys;
 use crate::weak::{self, Weakness};
 
@@ -576,26 +577,6 @@ pub(super) fn move_root(rootfs: &Rootfs, bundle: &Path) -> Result<Step, CreateEr
     Ok(Step::MoveRoot(host))
 }
 
-/// Undoes mountinfo's octal escapes.
-fn unescape(field: &str) -> PathBuf {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        let octal = after.get(..3).filter(|_| *first == b'\\');
-        match octal.and_then(|octal| u8::from_str_radix(std::str::from_utf8(octal).ok()?, 8).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = after.get(3..).unwrap_or_default();
-            }
-            None => {
-                bytes.push(*first);
-                rest = after;
-            }
-        }
-    }
-    PathBuf::from(std::ffi::OsString::from_vec(bytes))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -614,12 +595,6 @@ mod tests {
         assert_eq!(exact(&parse("bind,rw,atime"), 0), (0, all));
         assert_eq!(exact(&parse("bind,relatime"), 0), (0, all | ATIME | NODIRATIME));
         assert_eq!(exact(&parse("bind,nodiratime"), 0), (NODIRATIME, all | ATIME));
-    }
-
-    #[test]
-    fn escapes_of_mountinfo() {
-        assert_eq!(unescape("/a\\040b\\134"), Path::new("/a b\\"));
-        assert_eq!(unescape("/a\\04"), Path::new("/a\\04"));
     }
 
     #[test]
