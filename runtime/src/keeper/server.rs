@@ -24,6 +24,7 @@ use super::records::{Records, boot_id, process_identity};
 use super::respawn::Respawn;
 use super::wire::{self, WireError};
 use crate::cgroup::{CgroupError, Cgroups};
+use crate::seccomp::FilterCache;
 use crate::selfexe::{self, SealError};
 use crate::sys;
 
@@ -141,6 +142,8 @@ pub(super) struct Server {
     pub(super) options: KeeperOptions,
     pub(super) cgroups: Cgroups,
     pub(super) records: Records,
+    /// Filters of this keeper's containers.
+    pub(super) filters: FilterCache,
     pub(super) boot: String,
     pub(super) containers: BTreeMap<String, Managed>,
     pub(super) clients: BTreeMap<u64, Client>,
@@ -192,6 +195,7 @@ impl Server {
             options,
             cgroups,
             records,
+            filters: FilterCache::default(),
             boot: boot_id(),
             containers: BTreeMap::new(),
             clients: BTreeMap::new(),
