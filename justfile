@@ -39,7 +39,7 @@ demo:
 
 # five managers, two killed again and again, for so many seconds: what clients see must be linearizable
 linearizability SECONDS="600":
-    SKEP_LINEARIZABILITY_SECONDS={{ SECONDS }} cargo test -p skep --test linearizability -- --nocapture
+    SKEP_LINEARIZABILITY_SECONDS={{ SECONDS }} cargo test -p skep --test swarm linearizability -- --nocapture
 
 # nginx, redis and dnsmasq on three nodes, a CA of somebody else's, every command of swarm and node by both programs; needs docker (the client), curl, umoci, skopeo, redis-tools, bind9-dnsutils, golang-cfssl, openssl, procps, python3
 real: release

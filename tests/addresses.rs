@@ -1,17 +1,13 @@
 //! A node is its key, not its address: hosts get other addresses and ports while all runs, and nobody joins again.
 
-#![allow(clippy::unwrap_used, reason = "the lint knows tests, not their helpers")]
-
-mod support;
-
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use crate::support::load::{Calls, Writes};
+use crate::support::nat::Router;
+use crate::support::swarm::{Task, text};
+use crate::support::{Playground, http, wait_until};
 use skep_netns::Netlink;
-use support::load::{Calls, Writes};
-use support::nat::Router;
-use support::swarm::{Task, text};
-use support::{Playground, http, wait_until};
 
 const PORT: u16 = 8080;
 

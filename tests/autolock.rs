@@ -1,14 +1,10 @@
 //! Managers that are locked, and what the disk tells whoever takes it away.
 
-#![allow(clippy::unwrap_used, reason = "the lint knows tests, not their helpers")]
-
-mod support;
-
 use std::path::{Path, PathBuf};
 
+use crate::support::swarm::text;
+use crate::support::{Playground, wait_until};
 use serde_json::{Value, json};
-use support::swarm::text;
-use support::{Playground, wait_until};
 
 const PORT: u16 = 8080;
 

@@ -1,9 +1,5 @@
 //! Bad input gets one clear line and exit code 1, and changes nothing.
 
-#![allow(clippy::unwrap_used, reason = "the lint knows tests, not their helpers")]
-
-mod support;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -11,12 +7,12 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use crate::support::playground::{Outcome, SKEP, skep};
+use crate::support::swarm::text;
+use crate::support::{Playground, archive, http, need_root, processes, wait_for, wait_until};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
-use support::playground::{Outcome, SKEP, skep};
-use support::swarm::text;
-use support::{Playground, archive, http, need_root, processes, wait_for, wait_until};
 
 const PORT: u16 = 8080;
 

@@ -1,17 +1,13 @@
 //! The daemon dies or is stopped; its containers do not notice.
 
-#![allow(clippy::unwrap_used, reason = "the lint knows tests, not their helpers")]
-
-mod support;
-
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
+use crate::support::processes::Process;
+use crate::support::{Playground, wait_for, wait_until};
 use nix::sys::signal::Signal;
-use support::processes::Process;
-use support::{Playground, wait_for, wait_until};
 
 const PORT: u16 = 8080;
 

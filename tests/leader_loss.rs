@@ -1,15 +1,11 @@
 //! The leader's power goes: another leads, its tasks run elsewhere, and nothing that was acknowledged is lost.
 
-#![allow(clippy::unwrap_used, reason = "the lint knows tests, not their helpers")]
-
-mod support;
-
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use support::swarm::text;
-use support::{Playground, wait_for, wait_until};
+use crate::support::swarm::text;
+use crate::support::{Playground, wait_for, wait_until};
 
 const PORT: u16 = 8080;
 
@@ -106,7 +102,7 @@ fn a_lost_leader_is_replaced_and_comes_back_as_a_follower() {
     playground.wait_for_answers(leader, PORT, &after);
     playground.call_often(&[1, 2, 3], PORT, 60);
     let later = playground.wait_for_tasks(leader, "web", 3, |_| true);
-    let places = |tasks: &[support::swarm::Task]| {
+    let places = |tasks: &[crate::support::swarm::Task]| {
         tasks.iter().map(|task| (task.id.clone(), task.node)).collect::<BTreeSet<_>>()
     };
     assert_eq!(places(&later), places(&after), "tasks stay where they are");
@@ -132,7 +128,8 @@ fn two_of_three_managers_lost_is_said_and_healed_by_one_of_them() {
     playground.wait_for_leader(&[1, 3], 0);
     wait_until("a service again", || create_empty(&playground, 3, "again").is_some());
     // What node 1 had run was lost with its power, and is known to run until it is looked for.
-    let lost = |task: &support::swarm::Task| tasks.iter().any(|old| old.id == task.id && old.node != 3);
+    let lost =
+        |task: &crate::support::swarm::Task| tasks.iter().any(|old| old.id == task.id && old.node != 3);
     let now = playground.wait_for_tasks(1, "web", 3, |task| task.node != 2 && !lost(task));
     for number in [1, 3] {
         playground.wait_for_answers(number, PORT, &now);

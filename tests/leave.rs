@@ -1,12 +1,8 @@
 //! Nodes leave a swarm, take every trace of it from their hosts, and join again.
 
-#![allow(clippy::unwrap_used, reason = "the lint knows tests, not their helpers")]
-
-mod support;
-
-use support::network::{self, Snapshot};
-use support::swarm::text;
-use support::{Playground, wait_until};
+use crate::support::network::{self, Snapshot};
+use crate::support::swarm::text;
+use crate::support::{Playground, wait_until};
 
 const PORT: u16 = 8080;
 

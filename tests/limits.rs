@@ -1,13 +1,9 @@
 //! Containers are contained: limits, namespaces, capabilities, paths, as the kernel has them for the process of a task.
 
-#![allow(clippy::unwrap_used, reason = "the lint knows tests, not their helpers")]
-
-mod support;
-
-use support::helper::{self, STOPPED, TASK};
-use support::playground::Playground;
-use support::processes::{self, Process, cgroup_value};
-use support::{wait_for, wait_until};
+use crate::support::helper::{self, STOPPED, TASK};
+use crate::support::playground::Playground;
+use crate::support::processes::{self, Process, cgroup_value};
+use crate::support::{wait_for, wait_until};
 
 /// Docker's default capabilities (moby `oci/caps/defaults.go`) as a bit set.
 const DEFAULT_CAPABILITIES: u64 = 0xa804_25fb;
@@ -182,9 +178,4 @@ fn a_task_that_takes_too_much_is_stopped_and_the_reason_told() {
     assert_eq!(forker.error, format!("task: non-zero exit ({STOPPED})"), "{forker:?}");
     let modest = ended("modest");
     assert_eq!((modest.state.as_str(), modest.error.as_str()), ("complete", ""), "{modest:?}");
-}
-
-#[test]
-fn the_helper_does_nothing_by_itself() {
-    helper::run();
 }

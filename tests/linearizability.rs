@@ -3,10 +3,6 @@
 //!
 //! Runs for 20 seconds, or for `SKEP_LINEARIZABILITY_SECONDS`. Which managers die when is drawn from `SKEP_SEED`.
 
-#![allow(clippy::unwrap_used, reason = "the lint knows tests, not their helpers")]
-
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,11 +10,11 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::support::http::{Connection, Response};
+use crate::support::{Playground, wait_until};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::{Value, json};
-use support::http::{Connection, Response};
-use support::{Playground, wait_until};
 use todc_utils::linearizability::WGLChecker;
 use todc_utils::linearizability::history::{Action, History};
 use todc_utils::specifications::Specification;
@@ -165,7 +161,7 @@ fn new_register(playground: &Playground, number: usize) -> String {
         "TaskTemplate": { "ContainerSpec": { "Image": "whoami:latest" } },
         "Mode": { "Replicated": { "Replicas": 0 } },
     });
-    support::wait_for("a new register", || {
+    crate::support::wait_for("a new register", || {
         let manager = u8::try_from(number % usize::from(MANAGERS)).unwrap() + 1;
         let any = (1..=MANAGERS).map(|other| (manager + other) % MANAGERS + 1);
         any.into_iter().find_map(|manager| {
@@ -196,7 +192,7 @@ fn client(playground: &Playground, shared: &Shared, mut random: u64) {
             shared.log.lock().unwrap().end(&register, id, Event::Nothing);
             continue;
         };
-        let seen: u32 = support::swarm::text(&service, "/Spec/Labels/value").parse().unwrap();
+        let seen: u32 = crate::support::swarm::text(&service, "/Spec/Labels/value").parse().unwrap();
         shared.log.lock().unwrap().end(&register, id, Event::Answer(Operation::Read { seen }));
 
         let to = u32::try_from(shared.values.fetch_add(1, Ordering::Relaxed) + 1).unwrap();

@@ -1,16 +1,12 @@
 //! Hosts that can only dial out are full members: they get images and work, serve published ports, are reached from
 //! everywhere, and lead the swarm like any other.
 
-#![allow(clippy::unwrap_used, reason = "the lint knows tests, not their helpers")]
-
-mod support;
-
 use std::collections::BTreeSet;
 
-use support::load::Calls;
-use support::nat::{INSIDE, Router};
-use support::swarm::Task;
-use support::{Playground, archive, wait_until};
+use crate::support::load::Calls;
+use crate::support::nat::{INSIDE, Router};
+use crate::support::swarm::Task;
+use crate::support::{Playground, archive, wait_until};
 
 const PORT: u16 = 8080;
 

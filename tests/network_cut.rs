@@ -1,13 +1,9 @@
 //! The network is cut: the majority goes on, the minority says that it cannot, and healing leaves nothing doubled.
 
-#![allow(clippy::unwrap_used, reason = "the lint knows tests, not their helpers")]
-
-mod support;
-
 use std::collections::BTreeSet;
 
-use support::swarm::text;
-use support::{Playground, wait_until};
+use crate::support::swarm::text;
+use crate::support::{Playground, wait_until};
 
 const PORT: u16 = 8080;
 

@@ -1,12 +1,8 @@
 //! Quorum lost for good: a survivor makes a new control plane, and the old managers that come back cannot split the swarm.
 
-#![allow(clippy::unwrap_used, reason = "the lint knows tests, not their helpers")]
-
-mod support;
-
+use crate::support::swarm::text;
+use crate::support::{Playground, wait_until};
 use serde_json::json;
-use support::swarm::text;
-use support::{Playground, wait_until};
 
 const PORT: u16 = 8080;
 

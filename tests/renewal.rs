@@ -1,13 +1,9 @@
 //! Certificates that last for seconds: they are renewed again and again, and no connection notices.
 
-#![allow(clippy::unwrap_used, reason = "the lint knows tests, not their helpers")]
-
-mod support;
-
 use std::time::{Duration, Instant};
 
-use support::load::{Calls, Writes};
-use support::{Playground, wait_until};
+use crate::support::load::{Calls, Writes};
+use crate::support::{Playground, wait_until};
 
 const PORT: u16 = 8080;
 /// How long a certificate lasts, seconds; the least that there is.

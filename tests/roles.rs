@@ -1,12 +1,8 @@
 //! Nodes are promoted and demoted, the leader too, while the swarm is written to and called: nothing is lost.
 
-#![allow(clippy::unwrap_used, reason = "the lint knows tests, not their helpers")]
-
-mod support;
-
-use support::Playground;
-use support::load::{Calls, Writes};
-use support::swarm::text;
+use crate::support::Playground;
+use crate::support::load::{Calls, Writes};
+use crate::support::swarm::text;
 
 const PORT: u16 = 8080;
 
@@ -120,7 +116,7 @@ fn a_node_may_ask_for_its_own_demotion_and_an_unreachable_one_is_demoted_without
     playground.power("kill", gone);
     playground.wait_for_node(leader, gone, "down");
     playground.ok(leader, &["node", "demote", &format!("node-{gone}")]);
-    support::wait_until("it is no manager any more", || {
+    crate::support::wait_until("it is no manager any more", || {
         playground.try_node(leader, gone).is_some_and(|node| text(&node, "/ManagerStatus/Addr").is_empty())
     });
     playground.power("start", gone);
@@ -141,7 +137,7 @@ fn what_would_lose_the_quorum_is_refused_and_says_why() {
     refused.is_refused_with("demoted");
     // The one that is gone may go.
     playground.ok(leader, &["node", "demote", &format!("node-{}", others[0])]);
-    support::wait_until("it is no manager any more", || {
+    crate::support::wait_until("it is no manager any more", || {
         playground
             .try_node(leader, others[0])
             .is_some_and(|node| text(&node, "/ManagerStatus/Addr").is_empty())
@@ -153,7 +149,7 @@ fn what_would_lose_the_quorum_is_refused_and_says_why() {
     refused.is_refused_with("last manager");
     // And the one that was removed is refused, whatever its certificate says.
     playground.power("start", others[0]);
-    support::wait_until("the removed node has been told", || {
+    crate::support::wait_until("the removed node has been told", || {
         let info = playground.try_get(others[0], "/info");
         info.is_some_and(|info| text(&info, "/Swarm/LocalNodeState") != "active")
     });

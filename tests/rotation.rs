@@ -1,13 +1,9 @@
 //! The CA, the tokens and the unlock key are rotated while the swarm is written to and called: nothing drops.
 
-#![allow(clippy::unwrap_used, reason = "the lint knows tests, not their helpers")]
-
-mod support;
-
+use crate::support::load::{Calls, Writes};
+use crate::support::swarm::text;
+use crate::support::{Playground, wait_until};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose};
-use support::load::{Calls, Writes};
-use support::swarm::text;
-use support::{Playground, wait_until};
 
 const PORT: u16 = 8080;
 

@@ -1,18 +1,14 @@
 //! A published port answers on every node, and every task sees the real client.
 
-#![allow(clippy::unwrap_used, reason = "the lint knows tests, not their helpers")]
-
-mod support;
-
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
-use support::{Playground, helper};
+use crate::support::{Playground, helper};
 
 const PORT: u16 = 8080;
 
 /// Three nodes and a service with a task on each, made through node 2.
-fn with_web(theme: &str) -> (Playground, Vec<support::swarm::Task>) {
+fn with_web(theme: &str) -> (Playground, Vec<crate::support::swarm::Task>) {
     let playground = Playground::up(theme, 3);
     let publish = format!("{PORT}:80");
     let create =
@@ -51,7 +47,7 @@ fn no_request_fails_and_all_tasks_answer_and_see_the_caller() {
 #[test]
 fn a_host_is_seen_by_its_own_address_and_may_call_itself() {
     let (playground, tasks) = with_web("hosts");
-    let slots = |answers: &[support::Answer]| {
+    let slots = |answers: &[crate::support::Answer]| {
         answers.iter().map(|answer| answer.task.clone()).collect::<BTreeSet<_>>()
     };
     for (from, to) in [(3, 1), (1, 3), (2, 2)] {
@@ -81,18 +77,13 @@ fn exec_runs_a_command_in_the_hosts_network() {
     let (program, variable) = (program.to_str().unwrap(), task.as_str());
     // `env` is no part of the toolchain's promise; the variable is handed down by `playground exec` itself.
     let (name, value) = variable.split_once('=').unwrap();
-    let mut command = std::process::Command::new(support::playground::SKEP);
+    let mut command = std::process::Command::new(crate::support::playground::SKEP);
     command.args(["playground", "exec", "--name", &playground.name, "3", program]).args(helper::ARGUMENTS);
-    let told = support::playground::Outcome::of(command.env(name, value)).went_well();
+    let told = crate::support::playground::Outcome::of(command.env(name, value)).went_well();
     let client = told.lines().find_map(|line| line.strip_prefix("Client: ")).unwrap();
     assert!(client.starts_with(&format!("{}:", playground.address(3))), "{told}");
 
     assert_eq!(playground.exec(1, &["skep", "swarm", "join-token", "-q", "nobody"]).code, 1);
     let hosts = playground.exec(2, &["skep", "info", "--format", "{{.Name}}"]).went_well();
     assert_eq!(hosts.trim(), "node-2");
-}
-
-#[test]
-fn the_helper_does_nothing_by_itself() {
-    helper::run();
 }

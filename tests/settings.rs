@@ -1,12 +1,8 @@
 //! Settings of the swarm that are more than shown: the address pools.
 
-#![allow(clippy::unwrap_used, reason = "the lint knows tests, not their helpers")]
-
-mod support;
-
+use crate::support::swarm::text;
+use crate::support::{Playground, wait_for};
 use serde_json::Value;
-use support::swarm::text;
-use support::{Playground, wait_for};
 
 const PORT: u16 = 8080;
 

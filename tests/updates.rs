@@ -1,16 +1,12 @@
 //! Services change while they are called: more and fewer tasks, another image, other ports, and back again.
 
-#![allow(clippy::unwrap_used, reason = "the lint knows tests, not their helpers")]
-
-mod support;
-
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use support::swarm::{Task, text};
-use support::{Playground, wait_until};
+use crate::support::swarm::{Task, text};
+use crate::support::{Playground, wait_until};
 
 const PORT: u16 = 8080;
 

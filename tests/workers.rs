@@ -1,13 +1,9 @@
 //! Workers run tasks and leave the rest to managers; images go from node to node.
 
-#![allow(clippy::unwrap_used, reason = "the lint knows tests, not their helpers")]
-
-mod support;
-
 use std::collections::BTreeSet;
 
-use support::swarm::text;
-use support::{Playground, archive, wait_until};
+use crate::support::swarm::text;
+use crate::support::{Playground, archive, wait_until};
 
 const PORT: u16 = 8080;
 

@@ -340,6 +340,37 @@ pub(crate) fn set_rlimit(resource: u32, soft: u64, hard: u64) -> Result<(), Errn
     .map(drop)
 }
 
+/// Gives back memory that can be had again: pages of the program's code and constants, which are the file's and come
+/// back from the page cache one by one as they are touched (madvise(2), MADV_DONTNEED), and what the heap keeps in stock.
+pub(crate) fn give_back_memory() {
+    extern "C" fn forget(info: *mut libc::dl_phdr_info, _: libc::size_t, _: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: dl_iterate_phdr(3) gives a valid structure, and the program's headers stay as long as the program.
+        let (base, headers) = unsafe {
+            let info = &*info;
+            (info.dlpi_addr, std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)))
+        };
+        for header in headers.iter().filter(|one| one.p_type == libc::PT_LOAD && one.p_flags & libc::PF_W == 0) {
+            let first = (base + header.p_vaddr).next_multiple_of(PAGE);
+            let end = (base + header.p_vaddr + header.p_memsz) / PAGE * PAGE;
+            if first < end {
+                // SAFETY: whole pages of a segment that is never written, so that they are as they are in the file.
+                unsafe {
+                    libc::madvise(first as *mut libc::c_void, (end - first) as usize, libc::MADV_DONTNEED)
+                };
+            }
+        }
+        0
+    }
+    /// A multiple of every page size that Linux has.
+    const PAGE: u64 = 64 * 1024;
+    // SAFETY: the function has the right type, keeps nothing and does not unwind; the heap's own function is always
+    // allowed.
+    unsafe {
+        libc::dl_iterate_phdr(Some(forget), std::ptr::null_mut());
+        libc::malloc_trim(0);
+    }
+}
+
 /// Takes a descriptor that this process inherited under a number told by its former self. `None` if it is not open.
 ///
 /// The caller vouches that nobody in this process owns that number: it was left open on purpose across exec, and is

@@ -39,17 +39,6 @@ struct Shared {
     acknowledged: AtomicUsize,
 }
 
-/// What became of the writes.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Tally {
-    /// Writes that were acknowledged.
-    pub acknowledged: usize,
-    /// Writes whose outcome was not told.
-    pub unknown: usize,
-    /// Acknowledged writes each second.
-    pub rate: f64,
-}
-
 #[derive(Debug)]
 struct Writer {
     service: String,
@@ -123,7 +112,7 @@ impl Writes {
 
     /// Stops the writers and looks for what was acknowledged, on each of these managers.
     #[track_caller]
-    pub(crate) fn finish(mut self, playground: &Playground, seen_by: &[u8]) -> Tally {
+    pub(crate) fn finish(mut self, playground: &Playground, seen_by: &[u8]) {
         self.shared.stop.store(true, Ordering::Relaxed);
         let took = self.started.elapsed();
         let writers: Vec<Writer> =
@@ -145,11 +134,10 @@ impl Writes {
             }
         }
         let acknowledged = self.shared.acknowledged.load(Ordering::Relaxed);
-        let unknown = writers.iter().map(|writer| writer.unknown).sum();
+        let unknown: usize = writers.iter().map(|writer| writer.unknown).sum();
         #[allow(clippy::cast_precision_loss)]
-        let tally = Tally { acknowledged, unknown, rate: acknowledged as f64 / took.as_secs_f64() };
-        println!("{tally:?}");
-        tally
+        let rate = acknowledged as f64 / took.as_secs_f64();
+        println!("{acknowledged} writes acknowledged, {rate:.0} each second; {unknown} without an answer");
     }
 }
 

@@ -14,8 +14,7 @@
 //! | [`archive`] | image archives made from nothing |
 //! | [`helper`] | the test program itself as a program inside hosts and containers |
 
-// Each test program uses its own part of this, and the lint against unwrap knows tests, not their helpers.
-#![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::expect_used, reason = "the lint knows tests, not their helpers")]
 
 pub(crate) mod archive;
 pub(crate) mod helper;
@@ -30,9 +29,7 @@ pub(crate) mod swarm;
 
 use std::time::{Duration, Instant};
 
-#[allow(unused_imports)]
 pub(crate) use http::Answer;
-#[allow(unused_imports)]
 pub(crate) use playground::Playground;
 
 /// How long a condition may take to come true. Far more than anything takes; no test measures time.

@@ -37,7 +37,7 @@ const PRIORITY_SOURCE_NAT: u32 = 100;
 /// Routers live as long as this does.
 #[derive(Debug)]
 pub(crate) struct Router {
-    namespace: Namespace,
+    _namespace: Namespace,
     /// Its address on the playground's network.
     pub address: Ipv4Addr,
 }
@@ -76,12 +76,7 @@ impl Router {
 
         sysctl::write(&namespace, &[("ipv4/ip_forward", "1")]).unwrap();
         namespace.run(masquerade).unwrap();
-        Self { namespace, address }
-    }
-
-    /// The router's network.
-    pub(crate) fn network(&self) -> &Namespace {
-        &self.namespace
+        Self { _namespace: namespace, address }
     }
 }
 

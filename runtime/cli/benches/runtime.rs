@@ -62,6 +62,9 @@ fn main() -> ExitCode {
     if run::hide_unified() {
         measure("v1 alone in sight");
     }
+    if run::hide_v1() {
+        measure("v2 alone in sight, without controllers");
+    }
     ExitCode::SUCCESS
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
 
 use super::stats::Series;
 use super::{Bundles, SKEP_RUNTIME};
@@ -71,19 +71,38 @@ pub(crate) fn measure(view: &str, bundles: &Bundles, rounds: usize) {
 
 /// Takes the v2 tree of a hybrid host out of this process's sight. `false`: there is none beside v1.
 pub(crate) fn hide_unified() -> bool {
-    let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let mounts = |kind: &str| -> Vec<PathBuf> {
-        let lines = text.lines().filter(|line| line.contains(&format!(" - {kind} ")));
-        lines.filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from).collect()
-    };
     let unified = mounts("cgroup2");
     if unified.is_empty() || mounts("cgroup").is_empty() {
         return false;
     }
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+    own_mounts();
     for path in unified {
         unmount(&path, UnmountFlags::DETACH).unwrap();
     }
     true
+}
+
+/// Shows this process the v2 tree alone. `false`: there is no other. Controllers that belong to v1 are in neither then.
+pub(crate) fn hide_v1() -> bool {
+    let v1 = mounts("cgroup");
+    if v1.is_empty() {
+        return false;
+    }
+    own_mounts();
+    for path in v1.into_iter().chain(mounts("cgroup2")) {
+        unmount(&path, UnmountFlags::DETACH).unwrap();
+    }
+    mount("cgroup2", "/sys/fs/cgroup", "cgroup2", MountFlags::empty(), None).unwrap();
+    true
+}
+
+fn mounts(kind: &str) -> Vec<PathBuf> {
+    let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let lines = text.lines().filter(|line| line.contains(&format!(" - {kind} ")));
+    lines.filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from).collect()
+}
+
+fn own_mounts() {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
 }
