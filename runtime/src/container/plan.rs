@@ -114,8 +114,8 @@ pub(super) struct HookFiles {
     pub(super) creating: OwnedFd,
     /// The state after it.
     pub(super) created: OwnedFd,
-    /// For their output, which is told if one fails.
-    pub(super) output: OwnedFd,
+    /// A pipe for their output, the end of which is told if one fails.
+    pub(super) output: (OwnedFd, OwnedFd),
 }
 
 /// One step. Errors are reported by its index.

@@ -71,7 +71,7 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
                 Some(_) if root(&opened).and_then(rustix::process::fchdir).is_err() => {
                     Err(Message::failed(index, Errno::BADF))
                 }
-                Some(files) => hook::run(hook, &files.creating, &files.output, &plan.envp, umask, index),
+                Some(files) => hook::run(hook, &files.creating, files, &plan.envp, umask, index),
                 None => Err(Message::failed(index, Errno::BADF)),
             },
             step => carry_out(step, &mut opened).map_err(|errno| Message::Failed {
@@ -99,7 +99,8 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
             Some(&plan.status),
             plan.told.as_ref(),
             for_hooks.map(|files| &files.created),
-            for_hooks.map(|files| &files.output),
+            for_hooks.map(|files| &files.output.0),
+            for_hooks.map(|files| &files.output.1),
         ],
     ) {
         fail(plan, Message::failed(u32::MAX, errno));
@@ -126,7 +127,7 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
         let umask = rustix::process::umask(umask);
         rustix::process::umask(umask);
         for (index, hook) in plan.start_hooks.iter().enumerate() {
-            let ran = hook::run(hook, &files.created, &files.output, &plan.envp, umask, index as u32);
+            let ran = hook::run(hook, &files.created, files, &plan.envp, umask, index as u32);
             if let Err(message) = ran {
                 let _ = rustix::io::write(told, &message.encode());
                 sys::exit_now(FAILED);
