@@ -9,10 +9,12 @@ use super::protocol::{
     ContainerInfo, ContainerStatus, CreateContainer, LIST_PAGE_BYTES, MAX_NOTE, Refusal, RefusalKind, Reply,
     Request,
 };
-use super::records::{Record, process_identity};
+use super::records::Record;
 use super::server::{End, Server, now};
 use crate::cgroup::Limits;
 use crate::container::{self, CreateError, CreateOptions, Gate, StartError};
+use crate::process::Stat;
+use crate::spec::oci::Spec;
 use crate::spec::read_bundle;
 
 /// The last signal there is (signal(7)).
@@ -87,6 +89,7 @@ impl Server {
         }
         let spec =
             read_bundle(&request.bundle).map_err(|error| refuse(RefusalKind::Invalid, chain(&error)))?;
+        check_spec(&spec)?;
         let log = managed::open_log(request.log.as_ref())
             .map_err(|error| refuse(RefusalKind::Failed, format!("cannot open the log file: {error}")))?;
         let user =
@@ -94,7 +97,7 @@ impl Server {
         let result = self.build(request, &spec, user, netns.as_ref());
         let (container, group, pipes) = result.inspect_err(|_| self.clear(id))?;
         let pid = container.pid();
-        let identity = process_identity(pid);
+        let stat = Stat::read(pid);
         let mut info = ContainerInfo {
             id: id.clone(),
             pid: Some(pid),
@@ -110,7 +113,7 @@ impl Server {
             info.started_at = Some(info.created_at);
         }
         let record =
-            Record { info, pid, pid_start: identity.map_or(0, |(_, start)| start), boot: self.boot.clone() };
+            Record { info, pid, pid_start: stat.map_or(0, |stat| stat.start_time), boot: self.boot.clone() };
         // On disk before exec: a keeper that dies in between leaves nothing running that the next does not know.
         let saved = self.records.save(&record, false);
         let mut managed = Managed::new(record, group, log);
@@ -153,7 +156,7 @@ impl Server {
     fn build(
         &self,
         request: &CreateContainer,
-        spec: &crate::spec::oci::Spec,
+        spec: &Spec,
         user: (u32, u32),
         netns: Option<&OwnedFd>,
     ) -> Result<(container::Container, crate::cgroup::Cgroup, [Option<OwnedFd>; 2]), Refusal> {
@@ -394,6 +397,35 @@ fn check(request: &CreateContainer, netns: bool) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Refuses what has the creator run or wait for somebody else's program: the keeper has one thread, for all containers.
+/// No node asks for it.
+fn check_spec(spec: &Spec) -> Result<(), Refusal> {
+    let invalid =
+        |what: &str| Err(refuse(RefusalKind::Invalid, format!("{what}: not in a keeper's containers")));
+    if let Some(hooks) = spec.hooks() {
+        // `prestart` is deprecated and still what the engines use.
+        #[allow(deprecated)]
+        let lists = [
+            ("prestart", hooks.prestart()),
+            ("createRuntime", hooks.create_runtime()),
+            ("createContainer", hooks.create_container()),
+            ("startContainer", hooks.start_container()),
+            ("poststart", hooks.poststart()),
+            ("poststop", hooks.poststop()),
+        ];
+        if let Some((kind, _)) =
+            lists.iter().find(|(_, list)| list.as_ref().is_some_and(|list| !list.is_empty()))
+        {
+            return invalid(&format!("hooks.{kind}"));
+        }
+    }
+    let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    if seccomp.is_some_and(|seccomp| seccomp.listener_path().is_some()) {
+        return invalid("linux.seccomp.listenerPath");
+    }
+    Ok(())
+}
+
 fn start_refusal(error: &StartError) -> Refusal {
     let kind = match error {
         StartError::Exec { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
@@ -426,4 +458,34 @@ fn chain(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_could_hold_the_keeper_up_is_refused_by_name() {
+        let check = |change: &dyn Fn(&mut serde_json::Value)| {
+            let mut spec = json!({
+                "ociVersion": "1.3.0",
+                "hooks": { "createRuntime": [], "poststart": [] },
+                "linux": { "seccomp": { "defaultAction": "SCMP_ACT_ALLOW" } },
+            });
+            change(&mut spec);
+            check_spec(&serde_json::from_value(spec).unwrap()).map_err(|refusal| refusal.message)
+        };
+        assert_eq!(check(&|_| {}), Ok(()));
+        for kind in
+            ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"]
+        {
+            let refused = check(&|spec| spec["hooks"][kind] = json!([{ "path": "/bin/true" }])).unwrap_err();
+            assert!(refused.contains(&format!("hooks.{kind}")), "{refused}");
+        }
+        let refused =
+            check(&|spec| spec["linux"]["seccomp"]["listenerPath"] = "/run/agent".into()).unwrap_err();
+        assert!(refused.contains("listenerPath"), "{refused}");
+    }
 }
