@@ -97,29 +97,9 @@ pub(super) fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
-/// A process' parent and start time.
-pub(super) fn process_identity(pid: i32) -> Option<(i32, u64)> {
-    parse_stat(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
-}
-
-pub(super) fn parse_stat(text: &str) -> Option<(i32, u64)> {
-    // The name in parentheses may hold anything, also parentheses and spaces.
-    let mut fields = text.rsplit_once(')')?.1.split_whitespace();
-    let parent = fields.nth(1)?.parse().ok()?;
-    Some((parent, fields.nth(17)?.parse().ok()?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn stat_with_a_hostile_name() {
-        let text = "77 (a) b) 1 (x) S 42 77 77 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 987654 1 2";
-        assert_eq!(parse_stat(text), Some((42, 987_654)));
-        assert_eq!(parse_stat("nonsense"), None);
-        assert!(process_identity(std::process::id() as i32).is_some());
-    }
 
     #[test]
     fn leftovers_go_and_broken_records_are_reported() {

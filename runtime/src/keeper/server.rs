@@ -20,10 +20,11 @@ use super::logs::Stream;
 use super::managed::{self, Managed};
 use super::options::KeeperOptions;
 use super::protocol::{ContainerStatus, Event, Exit, Frame, MAX_MESSAGE, Outcome, Reply};
-use super::records::{Records, boot_id, process_identity};
+use super::records::{Records, boot_id};
 use super::respawn::Respawn;
 use super::wire::{self, WireError};
 use crate::cgroup::{CgroupError, Cgroups};
+use crate::process::Stat;
 use crate::selfexe::{self, SealError};
 use crate::sys;
 
@@ -242,13 +243,13 @@ impl Server {
             let log =
                 if alive { managed::open_log(record.info.log.as_ref()).unwrap_or_default() } else { None };
             let mut managed = Managed::new(record, cgroup, log);
-            let identity = process_identity(managed.record.pid);
+            let stat = Stat::read(managed.record.pid);
             let same = managed.record.boot == self.boot
-                && identity.is_some_and(|(_, start)| start == managed.record.pid_start);
+                && stat.is_some_and(|stat| stat.start_time == managed.record.pid_start);
             if alive {
                 let [stdout, stderr] = managed::reopen_pipes(&self.options.run_dir, &id);
                 let found = same && managed.open_init().is_ok();
-                managed.child = found && identity.is_some_and(|(parent, _)| parent == own);
+                managed.child = found && stat.is_some_and(|stat| stat.parent == own);
                 self.add(id.clone(), managed, [stdout, stderr])?;
                 if !found {
                     self.ended(&id, Outcome::Unknown);
