@@ -390,17 +390,23 @@ fn a_named_gate_is_passed_once_and_tells_what_became_of_it() {
     let gate = tempfile::tempdir().unwrap();
     let made = container.create_at(Gate::Named(gate.path().to_owned()), None).unwrap();
     assert!(Gate::is_closed(gate.path()));
-    Gate::pass(gate.path(), &container.spec, "sh", made.pidfd()).unwrap();
+    Gate::pass(gate.path(), &container.spec, "sh", made.pidfd(), || {}).unwrap();
     made.wait().unwrap();
     assert_eq!(container.text(), "ran\n");
     assert!(!Gate::is_closed(gate.path()));
-    assert!(matches!(Gate::pass(gate.path(), &container.spec, "sh", made.pidfd()), Err(StartError::Started)));
+    assert!(matches!(
+        Gate::pass(gate.path(), &container.spec, "sh", made.pidfd(), || {}),
+        Err(StartError::Started)
+    ));
     // One that was killed before.
     let gate = tempfile::tempdir().unwrap();
     let made = container.create_at(Gate::Named(gate.path().to_owned()), None).unwrap();
     made.kill(Signal::KILL).unwrap();
     made.wait().unwrap();
-    assert!(matches!(Gate::pass(gate.path(), &container.spec, "sh", made.pidfd()), Err(StartError::Died)));
+    assert!(matches!(
+        Gate::pass(gate.path(), &container.spec, "sh", made.pidfd(), || {}),
+        Err(StartError::Died)
+    ));
     // One whose program is none.
     let gate = tempfile::tempdir().unwrap();
     let program = gate.path().join("garbage");
@@ -408,7 +414,8 @@ fn a_named_gate_is_passed_once_and_tells_what_became_of_it() {
     std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let container = Box::new("").with(|spec| spec["process"]["args"] = json!([program]));
     let made = container.create_at(Gate::Named(gate.path().to_owned()), None).unwrap();
-    let error = Gate::pass(gate.path(), &container.spec, "garbage", made.pidfd()).unwrap_err().to_string();
+    let error =
+        Gate::pass(gate.path(), &container.spec, "garbage", made.pidfd(), || {}).unwrap_err().to_string();
     assert!(error.contains("garbage") && error.contains("exec format error"), "{error}");
     made.wait().unwrap();
 }
