@@ -25,6 +25,7 @@
 //! its exit code cannot be known ([`Outcome::Unknown`]), unless the keeper replaced itself by exec ([`Request::Reexec`]).
 
 mod client;
+mod door;
 mod events;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;

@@ -12,7 +12,7 @@ use super::protocol::{
 use super::records::Record;
 use super::server::{End, Server, now};
 use crate::cgroup::Limits;
-use crate::container::{self, CreateError, CreateOptions, Gate, StartError};
+use crate::container::{self, CreateError, CreateOptions, Gate, StartError, resctrl};
 use crate::process::Stat;
 use crate::spec::oci::Spec;
 use crate::spec::read_bundle;
@@ -112,8 +112,13 @@ impl Server {
             info.status = ContainerStatus::Running;
             info.started_at = Some(info.created_at);
         }
-        let record =
-            Record { info, pid, pid_start: stat.map_or(0, |stat| stat.start_time), boot: self.boot.clone() };
+        let record = Record {
+            info,
+            pid,
+            pid_start: stat.map_or(0, |stat| stat.start_time),
+            boot: self.boot.clone(),
+            resctrl: spec.linux().as_ref().and_then(|linux| linux.intel_rdt().clone()),
+        };
         // On disk before exec: a keeper that dies in between leaves nothing running that the next does not know.
         let saved = self.records.save(&record, false);
         let mut managed = Managed::new(record, group, log);
@@ -143,8 +148,10 @@ impl Server {
                     rustix::process::WaitIdOptions::EXITED,
                 )
             });
+            let resctrl = managed.record.resctrl.take();
             drop(managed);
             self.clear(id);
+            let _ = resctrl::remove_group(id, resctrl.as_ref());
             return Err(refusal);
         }
         self.add(id.clone(), managed, pipes)
@@ -290,6 +297,7 @@ impl Server {
         let fail = |error: std::io::Error| {
             refuse(RefusalKind::Failed, format!("cannot remove container {id}: {error}"))
         };
+        resctrl::remove_group(id, managed.record.resctrl.as_ref()).map_err(fail)?;
         managed::remove_pipes(&self.options.run_dir, id).map_err(fail)?;
         self.records.remove(id).map_err(fail)?;
         self.containers.remove(id);
