@@ -15,6 +15,7 @@
 //! other commands do not wait for that, and `delete --force` ends it. All else that is done under the lock is short.
 
 use std::fs;
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
@@ -220,17 +221,18 @@ pub(crate) fn kept_spec(directory: &Path) -> Result<Spec, Failure> {
     skep_runtime::spec::read_bundle(directory).map_err(|error| Failure::Refused(error.to_string()))
 }
 
-/// Writes a file under a temporary name, and renames it.
+/// Writes a file under a temporary name that nobody can have foreseen, and renames it.
 pub(crate) fn replace(path: &Path, text: &[u8]) -> Result<(), Failure> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = path.with_file_name(format!(".{name}"));
+    let temporary = path.with_file_name(format!(".skep-{:016x}", RandomState::new().hash_one(path)));
     let write = || -> io::Result<()> {
         let mut options = fs::OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o644);
-        // A link that somebody planted at that name is not followed.
-        options.custom_flags(OFlags::NOFOLLOW.bits() as i32);
-        options.open(&temporary)?.write_all(text)?;
-        fs::rename(&temporary, path)
+        options.write(true).create_new(true).mode(0o644).custom_flags(OFlags::NOFOLLOW.bits() as i32);
+        let mut file = options.open(&temporary)?;
+        let written = file.write_all(text).and_then(|()| fs::rename(&temporary, path));
+        if written.is_err() {
+            let _ = fs::remove_file(&temporary);
+        }
+        written
     };
     write().map_err(Failure::path("open", path))
 }
@@ -319,6 +321,22 @@ mod tests {
         for good in ["a", "A_b+c-1.2", "...", &"x".repeat(255)] {
             assert!(check_id(good).is_ok(), "{good:?}");
         }
+    }
+
+    #[test]
+    fn a_file_is_replaced_through_nothing_that_somebody_planted() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, victim) = (dir.path().join("pid"), dir.path().join("victim"));
+        fs::write(&victim, "precious").unwrap();
+        fs::hard_link(&victim, dir.path().join(".pid")).unwrap();
+        std::os::unix::fs::symlink(&victim, &path).unwrap();
+        replace(&path, b"42").unwrap();
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "42");
+        assert!(fs::symlink_metadata(&path).unwrap().is_file());
+        fs::create_dir(dir.path().join("directory")).unwrap();
+        assert!(replace(&dir.path().join("directory"), b"42").is_err());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4, "nothing is left");
     }
 
     #[test]
