@@ -324,14 +324,14 @@ pub(crate) fn current_directory(buffer: &mut [u8]) -> Result<(), Errno> {
     result(unsafe { libc::syscall(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len()) }).map(drop)
 }
 
-/// setrlimit(2) by the kernel's own number of the resource.
-pub(crate) fn set_rlimit(resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {
+/// prlimit(2) on a process, or this one, by the kernel's own number of the resource.
+pub(crate) fn set_rlimit(pid: Option<i32>, resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {
     let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
     // SAFETY: pid 0 is this process; `limit` is valid for reads, and the old limit is not asked for.
     result(unsafe {
         libc::syscall(
             libc::SYS_prlimit64,
-            0,
+            pid.unwrap_or(0),
             resource,
             &raw const limit,
             std::ptr::null_mut::<libc::rlimit64>(),

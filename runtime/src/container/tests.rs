@@ -165,6 +165,21 @@ fn a_user_namespace_has_its_map_and_its_root() {
 }
 
 #[test]
+fn limits_and_score_of_an_exec_come_from_outside_of_its_user_namespace() {
+    let container = Box::new("exec sleep 1000").with(with_user_namespace).with(|spec| {
+        spec["process"]["oomScoreAdj"] = json!(123);
+        spec["process"]["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 60, "hard": 64}]);
+    });
+    let init = Running::start(container.create().unwrap());
+    let text = container.exec(&init.0, "ulimit -Sn; ulimit -Hn; cat /proc/self/oom_score_adj");
+    assert_eq!(text, "60\n64\n123\n");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", init.0.pid())).unwrap();
+    let files: Vec<&str> =
+        limits.lines().find(|line| line.starts_with("Max open files")).unwrap().split_whitespace().collect();
+    assert_eq!(files[3..5], ["60", "64"]);
+}
+
+#[test]
 fn a_time_namespace_has_its_offsets() {
     let offsets = |spec: &mut Value| {
         spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "time"}));

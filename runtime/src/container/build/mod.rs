@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Linux, LinuxNamespace, Process, Spec};
 use rustix::fs::{Mode, OFlags};
@@ -26,6 +26,7 @@ use self::mounts::{Mounts, move_root};
 use self::process::{PlannedProcess, Surroundings};
 use super::plan::{Outside, Plan, RootMount, Step, Target};
 use super::{CreateError, CreateOptions, ExecOptions, Rootfs, Stdio, c_string, net_devices, resctrl, rootfs};
+use crate::paths::clean;
 use crate::weak::{self, Weakness};
 
 /// Makes the plan of a container's init.
@@ -89,7 +90,9 @@ pub(in crate::container) fn build(options: CreateOptions<'_>, ends: Ends) -> Res
         userns: builder.userns,
     };
     let mut planned = process::plan(process, &around)?;
-    if !namespaces.outside.is_empty() {
+    if let Some(entry) = &mut namespaces.entry {
+        entry.oom_score = planned.take_oom_score();
+    } else if !namespaces.outside.is_empty() {
         namespaces.outside.oom_score = planned.take_oom_score();
     }
     let mut plan = builder.finish(planned, ends);
@@ -128,6 +131,7 @@ pub(in crate::container) fn build_exec(options: ExecOptions<'_>, ends: Ends) -> 
     };
     let mut planned = process::plan(process, &around)?;
     entry.affinity = planned.first.take();
+    entry.oom_score = planned.take_oom_score();
     let mut plan = builder.finish(planned, ends);
     plan.entry = Some(entry);
     plan.preserved = options.preserve_fds;
@@ -259,19 +263,9 @@ impl Builder<'_> {
 
 /// The target's prefixes and names, `.` and `..` resolved as text: the kernel keeps the rest inside the root.
 fn target(path: &Path, file: bool, strict: bool) -> Result<Target, CreateError> {
-    let mut clean = PathBuf::new();
-    for component in path.components() {
-        match component {
-            Component::Normal(name) => clean.push(name),
-            Component::ParentDir => {
-                clean.pop();
-            }
-            _ => {}
-        }
-    }
     let mut target = Target { prefixes: Vec::new(), names: Vec::new(), file, strict, in_proc: false };
     let mut prefix = PathBuf::new();
-    for name in &clean {
+    for name in &clean(path) {
         prefix.push(name);
         target.names.push(c_string(name.as_bytes(), "a path")?);
         target.prefixes.push(c_string(prefix.as_os_str().as_bytes(), "a path")?);

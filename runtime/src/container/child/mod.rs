@@ -64,6 +64,7 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
         let index = index as u32;
         let done = match step {
             Step::Placement => ask(plan, Message::Placement).map_err(|errno| Message::failed(index, errno)),
+            Step::Limits => ask(plan, Message::Limits).map_err(|errno| Message::failed(index, errno)),
             Step::Maps => ask(plan, Message::Maps).map_err(|errno| Message::failed(index, errno)),
             Step::RuntimeHooks => ask(plan, Message::Hooks).map_err(|errno| Message::failed(index, errno)),
             Step::Hook(hook) => match &plan.hook_files {
@@ -224,7 +225,7 @@ fn carry_out<'a>(step: &'a Step, opened: &mut Opened<'a>) -> Result<(), Errno> {
         }
         Step::OwnStdio(uid) => own_stdio(*uid),
         // With more than the descriptors here: see `run`.
-        Step::Placement | Step::Maps | Step::RuntimeHooks | Step::Hook(_) => Err(Errno::NOSYS),
+        Step::Placement | Step::Maps | Step::Limits | Step::RuntimeHooks | Step::Hook(_) => Err(Errno::NOSYS),
         Step::PrivateMounts { slave } => {
             let mode =
                 if *slave { MountPropagationFlags::DOWNSTREAM } else { MountPropagationFlags::PRIVATE };
@@ -333,7 +334,7 @@ fn carry_out<'a>(step: &'a Step, opened: &mut Opened<'a>) -> Result<(), Errno> {
             sys::mount_setattr(root(opened)?, 0, 0, propagation.mode, propagation.recursive)
         }
         Step::OomScore(value) => write_proc(proc(opened)?, c"self/oom_score_adj", value),
-        Step::Rlimit { resource, soft, hard, .. } => sys::set_rlimit(*resource, *soft, *hard),
+        Step::Rlimit { limit, .. } => sys::set_rlimit(None, limit.resource, limit.soft, limit.hard),
         Step::DropBounding(number) => sys::prctl(libc::PR_CAPBSET_DROP, u64::from(*number)),
         Step::Credentials { groups, gid, uid, capabilities, ambient } => {
             rustix::thread::set_keep_capabilities(true)?;
