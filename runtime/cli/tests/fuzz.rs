@@ -18,7 +18,11 @@ mod groups;
 #[allow(dead_code, unused_imports, reason = "of a program's own files only a part is used here")]
 mod record;
 #[path = "../../fuzz/src/lib.rs"]
-#[allow(dead_code, unreachable_pub, reason = "of a crate's own file the changed documents alone are used here")]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "of a crate's own file the changed documents alone are used here"
+)]
 mod targets;
 
 use std::path::Path;

@@ -11,7 +11,7 @@ use rustix::fs::{FlockOperation, Mode};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use super::server::KeeperError;
+use super::error::KeeperError;
 use crate::sys;
 
 /// The environment variable by which a keeper that replaces itself tells the new one "PID:LOCK:LISTENER".

@@ -26,6 +26,7 @@
 
 mod client;
 mod door;
+mod error;
 mod events;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
@@ -41,11 +42,12 @@ mod spawn;
 mod wire;
 
 pub use self::client::{ClientError, KeeperClient};
+pub use self::error::KeeperError;
 pub use self::events::KeeperEvents;
 pub use self::options::{KeeperOptions, SOCKET_NAME};
 pub use self::protocol::{
     ContainerInfo, ContainerStatus, CreateContainer, Event, Exit, LogOptions, Outcome, Refusal, RefusalKind,
     Reply, Request, Rootfs,
 };
-pub use self::server::{KeeperError, main};
+pub use self::server::main;
 pub use self::spawn::spawn_keeper;

@@ -15,6 +15,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
 use super::door::{self, Door, INHERIT, watch};
+use super::error::KeeperError;
 use super::logs::Stream;
 use super::managed::{self, Managed};
 use super::options::KeeperOptions;
@@ -22,9 +23,9 @@ use super::protocol::{ContainerStatus, Event, Exit, Frame, MAX_MESSAGE, Outcome,
 use super::records::{Records, boot_id};
 use super::respawn::Respawn;
 use super::wire::{self, WireError};
-use crate::cgroup::{CgroupError, Cgroups};
+use crate::cgroup::Cgroups;
 use crate::process::Stat;
-use crate::selfexe::{self, SealError};
+use crate::selfexe;
 use crate::sys;
 
 /// Clients at the same time. The daemon has two connections; the rest is for people.
@@ -35,52 +36,6 @@ const DOOR_TOKEN: u64 = 0;
 
 /// Events taken from the kernel at once.
 const EVENTS_MAX: usize = 32;
-
-/// Why a keeper could not start, or had to end.
-#[derive(Debug, thiserror::Error)]
-pub enum KeeperError {
-    /// A directory or file of the keeper's own.
-    #[error("cannot {action} {}: {source}", path.display())]
-    File {
-        /// What was tried.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
-    /// Another keeper owns the run directory.
-    #[error("another keeper owns {}", path.display())]
-    Locked {
-        /// The lock.
-        path: PathBuf,
-    },
-    /// The keeper's own program.
-    #[error(transparent)]
-    Seal(#[from] SealError),
-    /// The host's cgroups.
-    #[error(transparent)]
-    Cgroup(#[from] CgroupError),
-    /// A system call that never fails on a healthy kernel.
-    #[error("{call}: {source}")]
-    System {
-        /// Which.
-        call: &'static str,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
-    /// Replacing the process failed.
-    #[error("cannot execute {}: {source}", path.display())]
-    Exec {
-        /// The program.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
-}
 
 /// The body of a keeper's process. Returns when it was told to end; the process should then exit with 0.
 ///
