@@ -21,25 +21,28 @@ const NOT_EXECUTED: i32 = 127;
 const LEFT_READS_MAX: usize = 64 * 1024 / Note::SIZE;
 
 #[expect(clippy::result_large_err, reason = "made once, where nothing can be boxed")]
-/// Runs the hook with the state on its standard input. `Err`: the message for it.
+/// Runs the hook with the state on its standard input, in a session of its own if there is no filter that could forbid
+/// it. `Err`: the message for it.
 pub(super) fn run(
     hook: &HookPlan,
     state: &OwnedFd,
     files: &HookFiles,
     envp: &CStringArray,
     umask: Mode,
+    session: bool,
     step: u32,
 ) -> Result<(), Message> {
     let failed = |errno| Message::failed(step, errno);
     // Earlier hooks have read it.
     rustix::fs::seek(state, SeekFrom::Start(0)).map_err(failed)?;
     let output = &files.output.1;
-    let child = sys::clone_child(0, None, || execute(hook, state, output, envp, umask)).map_err(failed)?;
+    let child =
+        sys::clone_child(0, None, || execute(hook, state, output, envp, umask, session)).map_err(failed)?;
     let mut words = LastWords { bytes: [0; Note::SIZE], length: 0 };
     let ended = wait(child.pidfd.as_fd(), &files.output.0, &mut words, hook.timeout_ms);
     if !ended {
         // Not reaped yet, so the number is still its own.
-        if let Some(group) = Pid::from_raw(child.pid) {
+        if let Some(group) = Pid::from_raw(child.pid).filter(|_| session) {
             let _ = kill_process_group(group, Signal::KILL);
         }
         let _ = pidfd_send_signal(&child.pidfd, Signal::KILL);
@@ -125,10 +128,13 @@ fn execute(
     output: &OwnedFd,
     envp: &CStringArray,
     umask: Mode,
+    session: bool,
 ) -> Infallible {
     rustix::process::umask(umask);
-    // To be killed with its descendants. A filter may forbid it, and then it is killed alone.
-    let _ = rustix::process::setsid();
+    if session {
+        // To be killed with its descendants.
+        let _ = rustix::process::setsid();
+    }
     let prepared = sys::dup_to(state, 0)
         .and_then(|()| sys::dup_to(output, 1))
         .and_then(|()| sys::dup_to(output, 2))

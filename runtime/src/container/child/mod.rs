@@ -72,7 +72,7 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
                 Some(_) if root(&opened).and_then(rustix::process::fchdir).is_err() => {
                     Err(Message::failed(index, Errno::BADF))
                 }
-                Some(files) => hook::run(hook, &files.creating, files, &plan.envp, umask, index),
+                Some(files) => hook::run(hook, &files.creating, files, &plan.envp, umask, true, index),
                 None => Err(Message::failed(index, Errno::BADF)),
             },
             step => carry_out(step, &mut opened).map_err(|errno| Message::Failed {
@@ -128,7 +128,15 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
         let umask = rustix::process::umask(umask);
         rustix::process::umask(umask);
         for (index, hook) in plan.start_hooks.iter().enumerate() {
-            let ran = hook::run(hook, &files.created, files, &plan.envp, umask, index as u32);
+            let ran = hook::run(
+                hook,
+                &files.created,
+                files,
+                &plan.envp,
+                umask,
+                plan.filter.is_none(),
+                index as u32,
+            );
             if let Err(message) = ran {
                 let _ = rustix::io::write(told, &message.encode());
                 sys::exit_now(FAILED);
