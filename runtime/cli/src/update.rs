@@ -31,6 +31,12 @@ const NUMBERS: [(&str, &str, &str, bool); 7] = [
 const SIZES: [(&str, &str); 3] =
     [("memory", "limit"), ("memory-swap", "swap"), ("memory-reservation", "reservation")];
 
+/// Flags of resctrl: name, runc's words for it, and the kernel's name of the resource.
+const SCHEMAS: [(&str, &str, &str); 2] = [
+    ("l3-cache-schema", "Intel RDT/CAT: l3 cache schema", "L3"),
+    ("mem-bw-schema", "Intel RDT/MBA: memory bandwidth schema", "MB"),
+];
+
 /// Changes a container's limits.
 pub(crate) fn update(context: &Context, words: &Words) -> Result<(), Failure> {
     let id = words.arguments.first().map_or("", String::as_str);
@@ -43,7 +49,12 @@ pub(crate) fn update(context: &Context, words: &Words) -> Result<(), Failure> {
     if ["kernel-memory", "kernel-memory-tcp"].iter().any(|name| words.text(name).is_some()) {
         context.log.line(Level::Warning, "Kernel memory settings are ignored and will be removed");
     }
-    let schemas = ["l3-cache-schema", "mem-bw-schema"].map(|flag| words.text(flag));
+    let schemas = SCHEMAS.map(|(flag, _, _)| words.text(flag));
+    for ((_, what, resource), schema) in SCHEMAS.into_iter().zip(schemas) {
+        if schema.is_some() && !skep_runtime::container::has_resctrl(resource) {
+            return Err(Failure::Refused(format!("{what} is not enabled")));
+        }
+    }
     let resources = resources(value)?;
     let init = record.init.map_or(0, |init| init.pid);
     match (record.status(slot.path()), &record.cgroup) {

@@ -35,7 +35,7 @@ pub use self::error::{CreateError, StartError};
 pub use self::exec::ExecOptions;
 pub use self::gate::Gate;
 pub use self::mounts::mount_options;
-pub use self::resctrl::{remove as remove_resctrl, update as update_resctrl};
+pub use self::resctrl::{has as has_resctrl, remove as remove_resctrl, update as update_resctrl};
 
 use std::ffi::CString;
 use std::io;

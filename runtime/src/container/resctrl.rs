@@ -162,7 +162,7 @@ fn schemas(text: &str) -> BTreeMap<(String, String), String> {
 /// what the container's spec says from now on, by which [`remove`] finds the group.
 ///
 /// # Errors
-/// [`CreateError::Invalid`] if the kernel has no resctrl or none of that kind, [`CreateError::Resctrl`].
+/// [`CreateError::Kernel`] if the kernel has no resctrl, [`CreateError::Resctrl`], [`CreateError::Invalid`].
 pub fn update(
     id: &str,
     spec: &Spec,
@@ -170,23 +170,19 @@ pub fn update(
     l3_cache: Option<&str>,
     memory_bandwidth: Option<&str>,
 ) -> Result<LinuxIntelRdt, CreateError> {
-    let root = features::resctrl_root();
-    for (schema, name, resource) in [
-        (l3_cache, "Intel RDT/CAT: l3 cache schema", "L3"),
-        (memory_bandwidth, "Intel RDT/MBA: memory bandwidth schema", "MB"),
-    ] {
-        let there = root.as_ref().is_some_and(|root| has(root, resource));
-        if schema.is_some() && !there {
-            return Err(CreateError::Invalid(format!("{name} is not enabled")));
-        }
-    }
-    let root = root.unwrap_or_default();
+    let root = features::resctrl_root()
+        .ok_or_else(|| CreateError::Kernel { what: "mounted resctrl", field: "linux.intelRdt".to_owned() })?;
     let before = spec.linux().as_ref().and_then(|linux| linux.intel_rdt().as_ref());
     update_in(&root, before, id, init, l3_cache, memory_bandwidth)
 }
 
-/// Whether a kind of resource can be shared out, caches also in two halves (kernel documentation, `filesystems/resctrl`).
-fn has(root: &Path, resource: &str) -> bool {
+/// Whether the kernel can share a kind of resource out, `L3` or `MB`; caches also in two halves (kernel documentation,
+/// `filesystems/resctrl`).
+pub fn has(resource: &str) -> bool {
+    features::resctrl_root().is_some_and(|root| has_in(&root, resource))
+}
+
+fn has_in(root: &Path, resource: &str) -> bool {
     ["", "CODE"].iter().any(|half| root.join("info").join(format!("{resource}{half}")).is_dir())
 }
 
@@ -330,7 +326,7 @@ mod tests {
     fn a_resource_is_there_if_the_kernel_tells_of_it() {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(root.path().join("info/L3CODE")).unwrap();
-        assert!(has(root.path(), "L3") && !has(root.path(), "MB"));
+        assert!(has_in(root.path(), "L3") && !has_in(root.path(), "MB"));
     }
 
     #[test]

@@ -348,6 +348,10 @@ fn exec_pause_and_limits() {
     assert!(house.run(&["resume", "one"]).err.contains("container not paused"));
     let update = house.run(&["update", "--pids-limit", "77", "one"]);
     assert_eq!(update.code, 0, "{}", update.err);
+    if !skep_runtime::container::has_resctrl("L3") {
+        let update = house.run(&["update", "--l3-cache-schema", "L3:0=f", "one"]);
+        assert!(update.err.contains("Intel RDT/CAT: l3 cache schema is not enabled"), "{}", update.err);
+    }
     let stats = house.run(&["events", "--stats", "one"]).json();
     assert_eq!((&stats["type"], &stats["data"]["pids"]["limit"]), (&"stats".into(), &77.into()));
     // A frozen one dies as well.
