@@ -280,9 +280,9 @@ pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Err
         .map(drop)
 }
 
-/// unshare(2). Of the namespaces here none shares memory or descriptors with another thread.
+/// unshare(2) with flags of namespaces (`NEW…`), which are the calling thread's own afterwards.
 pub(crate) fn unshare(flags: rustix::thread::UnshareFlags) -> Result<(), Errno> {
-    // SAFETY: called only by a process with one thread, between clone and exec.
+    // SAFETY: no caller gives the flag for descriptors, the one by which a thread would lose what others open for it.
     unsafe { rustix::thread::unshare_unsafe(flags) }
 }
 

@@ -8,10 +8,11 @@
 //!   as if it had never been
 //! ```
 
+use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use skep_runtime::cgroup::SystemdUnit;
-use skep_runtime::container::{self, Container, CreateOptions, Gate, Placement};
+use skep_runtime::container::{self, Container, CreateOptions, Gate, NetworkAhead, Placement};
 use skep_runtime::process::{self, Process};
 use skep_runtime::seccomp::Filter;
 use skep_runtime::spec::oci::Spec;
@@ -54,6 +55,7 @@ pub(crate) fn create(
     let (rootfs, root) = bundle::rootfs(&bundle, &spec)?;
     let detach = action == Action::Create || words.switch("detach");
     let terminal = spec.process().as_ref().and_then(|process| process.terminal()) == Some(true);
+    let network = NetworkAhead::begin(&spec);
     let cgroups_path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().clone());
     let groups = Groups::place(cgroups_path.as_deref(), id, context.systemd)?;
     // What an exec starts from, without what is the init's alone.
@@ -119,12 +121,13 @@ pub(crate) fn create(
         }
         context.log.line(Level::Debug, "nsexec container setup");
         debug_seccomp(context, &spec);
+        let network = network.and_then(NetworkAhead::finish);
         let container = container::create(CreateOptions {
             id,
             bundle: &bundle,
             spec: &spec,
             rootfs: &root,
-            netns: None,
+            netns: network.as_ref().map(|fd| fd.as_fd()),
             stdio: sockets::own_stdio()?,
             console,
             no_pivot: words.switch("no-pivot"),
@@ -133,6 +136,9 @@ pub(crate) fn create(
             gate: gate(action, slot.path()),
             cgroup: Some((&groups.host, &groups.group)),
             placement: context.systemd.then_some(Placement(&place)),
+            root: None,
+            filter: None,
+            meanwhile: None,
         })?;
         context.log.line(Level::Debug, &format!("child process in init(): {}", container.pid()));
         context.log.line(Level::Debug, "init: closing the pipe to signal completion");

@@ -89,7 +89,7 @@ impl Cgroup {
         made
     }
 
-    /// [`Self::make`] for the keeper, whose specs come from Docker's options.
+    /// [`Self::make`] for the keeper, whose specs come from Docker's options. The group must not be there.
     pub(super) fn make_limited(
         &self,
         cgroups: &Cgroups,
@@ -145,8 +145,13 @@ impl Cgroup {
         for directory in self.directories() {
             match make_all(&directory.path, made) {
                 Err(_) if directory.is_only_a_name() => continue,
+                // The keeper takes on no group that it has not made.
+                Ok(false) if swap == Swap::Optional => {
+                    let error = io::Error::from(ErrorKind::AlreadyExists);
+                    return Err(CgroupError::io("make", &directory.path)(error));
+                }
                 made => made.map_err(CgroupError::io("make", &directory.path))?,
-            }
+            };
             match &directory.v1 {
                 Some(one) if directory.has("cpuset") => inherit_cpuset(&one.mount, &directory.path)?,
                 Some(_) => {}
@@ -256,14 +261,14 @@ fn limit_error(group: &Path, path: PathBuf, value: &str, source: io::Error) -> C
     CgroupError::Limit { path, value: value.to_owned(), source }
 }
 
-/// Like `create_dir_all`, and notes what was not there.
-fn make_all(path: &Path, made: &mut Vec<PathBuf>) -> io::Result<()> {
+/// Like `create_dir_all`, and notes what was not there. `false`: all was there.
+fn make_all(path: &Path, made: &mut Vec<PathBuf>) -> io::Result<bool> {
     match std::fs::create_dir(path) {
         Ok(()) => {
             made.push(path.to_path_buf());
-            Ok(())
+            Ok(true)
         }
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let parent = path.parent().ok_or(error)?;
             make_all(parent, made)?;

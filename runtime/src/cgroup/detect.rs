@@ -107,10 +107,6 @@ impl Cgroups {
             Family::ALL.into_iter().filter(|family| needs(*family, &limits.resources)).collect();
         self.check(&limits.resources)?;
         let group = self.group_with(parent, id, &needed)?;
-        if group.directories().iter().any(|directory| directory.path.exists()) {
-            group.kill();
-            group.remove()?;
-        }
         if let Some(unified) = &self.unified {
             let needed = needed.iter().filter_map(|family| family.v2_name());
             let wanted: BTreeSet<&str> = V2_CONTROLLERS.into_iter().chain(needed).collect();
@@ -120,7 +116,14 @@ impl Cgroups {
                 .collect();
             self.enable_controllers(unified, Path::new(parent), &wanted)?;
         }
-        group.make_limited(self, &limits.resources)?;
+        let made = group.make_limited(self, &limits.resources);
+        if made.as_ref().is_err_and(CgroupError::is_there_already) {
+            group.kill();
+            group.remove()?;
+            group.make_limited(self, &limits.resources)?;
+        } else {
+            made?;
+        }
         Ok(group)
     }
 

@@ -5,7 +5,7 @@
 //! (seccomp(2)): it keeps that one capability until then, and capset(2) is what it has to do under the filter. runc
 //! loads it before all of user, groups, capabilities and working directory, so a profile that runc can use works here.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use oci_spec::runtime::{LinuxSeccomp, Process};
 use rustix::thread::{CapabilitySet, CapabilitySets};
@@ -13,10 +13,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use super::CreateError;
 use super::capabilities::Planned;
 use super::plan::Step;
-use crate::seccomp::{Filter, FilterCache};
-
-/// Filters of this process's containers.
-static FILTERS: LazyLock<FilterCache> = LazyLock::new(FilterCache::default);
+use crate::seccomp::Filter;
 
 /// How a process is confined.
 pub(super) struct Confinement {
@@ -27,17 +24,19 @@ pub(super) struct Confinement {
     pub(super) filter: Option<Arc<Filter>>,
 }
 
-/// Plans the filter of a process that is to have these capabilities.
+/// Plans the filter of a process that is to have these capabilities: this one, or that of the profile.
 pub(super) fn plan(
+    filter: Option<Arc<Filter>>,
     profile: Option<&LinuxSeccomp>,
     process: &Process,
     capabilities: &Planned,
 ) -> Result<Confinement, CreateError> {
     let sets = capabilities.sets;
-    let Some(profile) = profile else {
-        return Ok(Confinement { until_then: sets, last: Vec::new(), filter: None });
+    let filter = match (filter, profile) {
+        (Some(filter), _) => filter,
+        (None, Some(profile)) => Arc::new(Filter::compile(profile)?),
+        (None, None) => return Ok(Confinement { until_then: sets, last: Vec::new(), filter: None }),
     };
-    let filter = FILTERS.get(profile)?;
     let may_load = process.no_new_privileges() == Some(true)
         || sets.effective.contains(CapabilitySet::SYS_ADMIN)
         // Without it loading fails, and says so.

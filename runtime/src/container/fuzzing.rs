@@ -31,6 +31,9 @@ pub fn config(bytes: &[u8]) {
             gate: Gate::Owner,
             cgroup: None,
             placement: None,
+            root: None,
+            filter: None,
+            meanwhile: None,
         };
         build(options, ends)
     });

@@ -14,6 +14,7 @@
 //! inside the root filesystem is only ever resolved by the kernel below the root's descriptor
 //! (`openat2(RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)`), so that no link in an image leads to the host.
 
+mod ahead;
 mod attribute;
 mod build;
 mod capabilities;
@@ -31,6 +32,7 @@ mod plan;
 pub(crate) mod resctrl;
 mod rootfs;
 
+pub use self::ahead::{NetworkAhead, RootAhead};
 pub use self::error::{CreateError, StartError};
 pub use self::exec::ExecOptions;
 pub use self::gate::Gate;
@@ -41,6 +43,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use oci_spec::runtime::{ContainerState, Spec, State};
@@ -119,6 +122,23 @@ pub struct CreateOptions<'a> {
     pub cgroup: Option<(&'a Cgroups, &'a Cgroup)>,
     /// Who makes the group when there is a process for it, and puts it there.
     pub placement: Option<Placement<'a>>,
+    /// What `rootfs` was begun to be mounted with.
+    pub root: Option<RootAhead>,
+    /// The filter, instead of that of the spec's profile.
+    pub filter: Option<Arc<Filter>>,
+    /// What the caller does while the init sets itself up.
+    pub meanwhile: Option<Meanwhile<'a>>,
+}
+
+/// Called with the init's process ID as soon as it has one, while it works. What is slow here costs nothing if the init
+/// takes longer.
+#[derive(Clone, Copy)]
+pub struct Meanwhile<'a>(pub &'a dyn Fn(i32));
+
+impl std::fmt::Debug for Meanwhile<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Meanwhile")
+    }
 }
 
 /// Called with the init's process ID before it does anything. A scope of systemd's cannot be made without a process.
@@ -153,13 +173,13 @@ pub fn create(options: CreateOptions<'_>) -> Result<Container, CreateError> {
     let gate::Ends { read, write: gate, told } = options.gate.open()?;
     let (status, status_write) = pipe().map_err(CreateError::Pipe)?;
     let about = About { id: options.id, bundle: options.bundle, spec: options.spec };
-    let placement = options.placement;
+    let (placement, meanwhile) = (options.placement, options.meanwhile);
     let into_cgroup = match options.cgroup {
         Some((_, group)) if placement.is_none() => group.open_unified()?,
         _ => None,
     };
     let plan = build::build(options, build::Ends { gate: read, status: status_write, told })?;
-    launch(plan, into_cgroup, placement, gate, status, &about)
+    launch(plan, into_cgroup, (placement, meanwhile), gate, status, &about)
 }
 
 /// Prepares a process in a running container up to the point where only exec is missing: [`Container::start`].
@@ -171,14 +191,14 @@ pub fn exec(options: ExecOptions<'_>) -> Result<Container, CreateError> {
     let (status, status_write) = pipe().map_err(CreateError::Pipe)?;
     let about = About { id: options.id, bundle: options.bundle, spec: options.spec };
     let plan = build::build_exec(options, build::Ends { gate: read, status: status_write, told: None })?;
-    launch(plan, None, None, gate, status, &about)
+    launch(plan, None, (None, None), gate, status, &about)
 }
 
 /// Clones, and does for the child what it asks for until it is at the gate.
 fn launch(
     mut plan: Plan,
     into_cgroup: Option<OwnedFd>,
-    placement: Option<Placement<'_>>,
+    (placement, meanwhile): (Option<Placement<'_>>, Option<Meanwhile<'_>>),
     gate: OwnedFd,
     status: OwnedFd,
     about: &About<'_>,
@@ -216,7 +236,14 @@ fn launch(
     drop(plan);
     // Both write to one pipe: the init's first words may overtake the one that tells of it.
     let mut early = None;
-    let mut given = if between { Ok(()) } else { belongings.give(container.pid) };
+    let mut give = |pid: i32| {
+        belongings.give(pid)?;
+        if let Some(Meanwhile(work)) = meanwhile {
+            work(pid);
+        }
+        Ok(())
+    };
+    let mut given = if between { Ok(()) } else { give(container.pid) };
     let outcome = loop {
         if let Err(error) = given {
             break Err(error);
@@ -231,7 +258,7 @@ fn launch(
         given = match message {
             Message::Entered { pid } if between => {
                 between = false;
-                container.become_sibling(pid).and_then(|()| belongings.give(pid))
+                container.become_sibling(pid).and_then(|()| give(pid))
             }
             // What the process in between fails with is the end, all else is the init's.
             Message::Failed { step, .. } if between && step >= first_of_entry => {

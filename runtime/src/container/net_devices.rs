@@ -400,6 +400,9 @@ mod tests {
             gate: Gate::Owner,
             cgroup: None,
             placement: None,
+            root: None,
+            filter: None,
+            meanwhile: None,
         })?;
         container.start().unwrap();
         container.wait().unwrap();

@@ -168,7 +168,11 @@ pub(super) enum Step {
     /// The host's `/dev/null`, checked to be it, for masking files (CVE-2025-31133).
     OpenNull,
     /// A procfs of this PID namespace that no mount can cover, for writing below `/proc` (CVE-2025-52881).
-    OpenProc,
+    OpenProc {
+        /// Where it stands until the root covers it and pivot_root(2) leaves it behind: the kernel waits at the end of
+        /// each mount that is attached nowhere (an RCU grace period), and at the end of the host's tree just once.
+        over: Option<CString>,
+    },
     AttachRoot(RootMount),
     Mount {
         target: Target,
@@ -443,7 +447,7 @@ impl Step {
             Self::Hook(hook) => format!("run the hook {}", shown(&hook.path)),
             Self::PrivateMounts { .. } => "make mounts private".to_owned(),
             Self::OpenNull => "open the host's /dev/null".to_owned(),
-            Self::OpenProc => "open a private procfs".to_owned(),
+            Self::OpenProc { .. } => "open a private procfs".to_owned(),
             Self::AttachRoot(_) => "attach the root filesystem".to_owned(),
             Self::Mount { target, label, .. } => {
                 format!("error mounting {label:?} to rootfs at {:?}", target.shown())

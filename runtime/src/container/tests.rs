@@ -70,6 +70,9 @@ impl Box {
             gate: Gate::Owner,
             cgroup: None,
             placement: None,
+            root: None,
+            filter: None,
+            meanwhile: None,
         }
     }
 

@@ -1,6 +1,9 @@
 //! What each request does.
 
+use std::cell::OnceCell;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
 
 use rustix::process::{PidfdFlags, pidfd_open};
 
@@ -12,16 +15,26 @@ use super::protocol::{
 use super::records::Record;
 use super::server::{End, Server, now};
 use crate::cgroup::Limits;
-use crate::container::{self, CreateError, CreateOptions, Gate, StartError, resctrl};
+use crate::container::{self, CreateError, CreateOptions, Gate, Meanwhile, RootAhead, StartError, resctrl};
 use crate::process::Stat;
+use crate::seccomp::Filter;
 use crate::spec::oci::Spec;
-use crate::spec::read_bundle;
+use crate::spec::{ReadProfile, read_bundle_knowing};
 
 /// The last signal there is (signal(7)).
 const SIGNAL_MAX: i32 = 64;
 
 /// Longest container ID.
 const ID_BYTES_MAX: usize = 128;
+
+/// What a container is built of, beside what the request says.
+struct Prepared<'a> {
+    netns: Option<&'a OwnedFd>,
+    root: Option<RootAhead>,
+    filter: Option<Arc<Filter>>,
+    /// Called with the init's number.
+    note: &'a dyn Fn(i32),
+}
 
 impl Server {
     /// Carries out one request. The answer to a delete or a forced shutdown may come later.
@@ -87,40 +100,28 @@ impl Server {
         if self.containers.contains_key(id) {
             return Err(refuse(RefusalKind::Exists, format!("container {id} exists already")));
         }
-        let spec =
-            read_bundle(&request.bundle).map_err(|error| refuse(RefusalKind::Invalid, chain(&error)))?;
+        let root = RootAhead::begin(&request.rootfs, &request.bundle);
+        let (spec, filter) = self.read_bundle(&request.bundle)?;
         check_spec(&spec)?;
         let log = managed::open_log(request.log.as_ref())
             .map_err(|error| refuse(RefusalKind::Failed, format!("cannot open the log file: {error}")))?;
         let user =
             spec.process().as_ref().map_or((0, 0), |process| (process.user().uid(), process.user().gid()));
-        let result = self.build(request, &spec, user, netns.as_ref());
+        let recorded = OnceCell::new();
+        // On disk before exec: a keeper that dies in between leaves nothing running that the next does not know.
+        let note = |pid: i32| {
+            let record = self.record(request, &spec, pid);
+            let saved = self.records.save(&record, false);
+            // Called once a container.
+            drop(recorded.set((record, saved)));
+        };
+        let result =
+            self.build(request, &spec, user, Prepared { netns: netns.as_ref(), root, filter, note: &note });
         let (container, group, pipes) = result.inspect_err(|_| self.clear(id))?;
         let pid = container.pid();
-        let stat = Stat::read(pid);
-        let mut info = ContainerInfo {
-            id: id.clone(),
-            pid: Some(pid),
-            status: ContainerStatus::Created,
-            bundle: request.bundle.clone(),
-            log: request.log.clone(),
-            created_at: now(),
-            started_at: None,
-            note: request.note.clone(),
-        };
-        if request.start {
-            info.status = ContainerStatus::Running;
-            info.started_at = Some(info.created_at);
-        }
-        let record = Record {
-            info,
-            pid,
-            pid_start: stat.map_or(0, |stat| stat.start_time),
-            boot: self.boot.clone(),
-            resctrl: spec.linux().as_ref().and_then(|linux| linux.intel_rdt().clone()),
-        };
-        // On disk before exec: a keeper that dies in between leaves nothing running that the next does not know.
-        let saved = self.records.save(&record, false);
+        let (record, saved) = recorded
+            .into_inner()
+            .unwrap_or_else(|| (self.record(request, &spec, pid), Err(std::io::ErrorKind::Other.into())));
         let mut managed = Managed::new(record, group, log);
         managed.child = true;
         managed.pidfd = container.pidfd().try_clone_to_owned().ok();
@@ -165,7 +166,7 @@ impl Server {
         request: &CreateContainer,
         spec: &Spec,
         user: (u32, u32),
-        netns: Option<&OwnedFd>,
+        prepared: Prepared<'_>,
     ) -> Result<(container::Container, crate::cgroup::Cgroup, [Option<OwnedFd>; 2]), Refusal> {
         let (stdio, pipes) = managed::make_pipes(&self.options.run_dir, request, user).map_err(|error| {
             refuse(RefusalKind::Failed, format!("cannot make the container's pipes: {error}"))
@@ -181,7 +182,7 @@ impl Server {
             bundle: &request.bundle,
             spec,
             rootfs: &request.rootfs,
-            netns: netns.map(AsFd::as_fd),
+            netns: prepared.netns.map(AsFd::as_fd),
             stdio,
             console: None,
             no_pivot: false,
@@ -190,23 +191,49 @@ impl Server {
             gate: Gate::Owner,
             cgroup: Some((&self.cgroups, &group)),
             placement: None,
+            root: prepared.root,
+            filter: prepared.filter,
+            meanwhile: Some(Meanwhile(prepared.note)),
         });
-        let container = container.map_err(|error| {
-            let kind = match &error {
-                CreateError::CommandNotFound { .. } => RefusalKind::CommandNotFound,
-                CreateError::CommandNotExecutable { .. } => RefusalKind::CommandNotExecutable,
-                CreateError::Unsupported(_)
-                | CreateError::Invalid(_)
-                | CreateError::Kernel { .. }
-                | CreateError::Nul { .. }
-                | CreateError::Seccomp(_) => RefusalKind::Invalid,
-                _ => RefusalKind::Failed,
-            };
-            // The two about the program are word for word what Docker says.
-            let exact = matches!(kind, RefusalKind::CommandNotFound | RefusalKind::CommandNotExecutable);
-            refuse(kind, if exact { error.to_string() } else { chain(&error) })
-        })?;
-        Ok((container, group, pipes))
+        Ok((container.map_err(|error| create_refusal(&error))?, group, pipes))
+    }
+
+    /// A bundle's spec, and the filter of the profile in it.
+    fn read_bundle(&mut self, bundle: &Path) -> Result<(Spec, Option<Arc<Filter>>), Refusal> {
+        let (spec, profile) = read_bundle_knowing(bundle, |text| self.filters.find(text))
+            .map_err(|error| refuse(RefusalKind::Invalid, chain(&error)))?;
+        let filter = match (profile, spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref())) {
+            (ReadProfile::Known(filter), _) => Some(filter),
+            (ReadProfile::New(text), Some(profile)) => {
+                let filter = Filter::compile(profile).map_err(|error| create_refusal(&error.into()))?;
+                let filter = Arc::new(filter);
+                self.filters.keep(text, Arc::clone(&filter));
+                Some(filter)
+            }
+            _ => None,
+        };
+        Ok((spec, filter))
+    }
+
+    /// What is written down of a container with this init.
+    fn record(&self, request: &CreateContainer, spec: &Spec, pid: i32) -> Record {
+        let mut info = ContainerInfo {
+            id: request.id.clone(),
+            pid: Some(pid),
+            status: ContainerStatus::Created,
+            bundle: request.bundle.clone(),
+            log: request.log.clone(),
+            created_at: now(),
+            started_at: None,
+            note: request.note.clone(),
+        };
+        if request.start {
+            info.status = ContainerStatus::Running;
+            info.started_at = Some(info.created_at);
+        }
+        let pid_start = Stat::read(pid).map_or(0, |stat| stat.start_time);
+        let resctrl = spec.linux().as_ref().and_then(|linux| linux.intel_rdt().clone());
+        Record { info, pid, pid_start, boot: self.boot.clone(), resctrl }
     }
 
     fn start_container(&mut self, id: &str) -> Result<Reply, Refusal> {
@@ -432,6 +459,22 @@ fn check_spec(spec: &Spec) -> Result<(), Refusal> {
         return invalid("linux.seccomp.listenerPath");
     }
     Ok(())
+}
+
+fn create_refusal(error: &CreateError) -> Refusal {
+    let kind = match error {
+        CreateError::CommandNotFound { .. } => RefusalKind::CommandNotFound,
+        CreateError::CommandNotExecutable { .. } => RefusalKind::CommandNotExecutable,
+        CreateError::Unsupported(_)
+        | CreateError::Invalid(_)
+        | CreateError::Kernel { .. }
+        | CreateError::Nul { .. }
+        | CreateError::Seccomp(_) => RefusalKind::Invalid,
+        _ => RefusalKind::Failed,
+    };
+    // The two about the program are word for word what Docker says.
+    let exact = matches!(kind, RefusalKind::CommandNotFound | RefusalKind::CommandNotExecutable);
+    refuse(kind, if exact { error.to_string() } else { chain(error) })
 }
 
 fn start_refusal(error: &StartError) -> Refusal {

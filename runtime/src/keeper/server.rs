@@ -25,6 +25,7 @@ use super::respawn::Respawn;
 use super::wire::{self, WireError};
 use crate::cgroup::Cgroups;
 use crate::process::Stat;
+use crate::seccomp::FilterCache;
 use crate::selfexe;
 use crate::sys;
 
@@ -93,6 +94,8 @@ pub(super) struct Server {
     pub(super) options: KeeperOptions,
     pub(super) cgroups: Cgroups,
     pub(super) records: Records,
+    /// Filters of this keeper's containers.
+    pub(super) filters: FilterCache,
     pub(super) boot: String,
     pub(super) containers: BTreeMap<String, Managed>,
     pub(super) clients: BTreeMap<u64, Client>,
@@ -145,6 +148,7 @@ impl Server {
             options,
             cgroups,
             records,
+            filters: FilterCache::default(),
             boot: boot_id(),
             containers: BTreeMap::new(),
             clients: BTreeMap::new(),

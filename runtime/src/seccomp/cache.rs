@@ -1,54 +1,39 @@
-//! Compiled filters, by profile: containers of a node have few different ones.
+//! Compiled filters by the text of their profile: containers of a node have few different ones, written by one program,
+//! and comparing a text costs a hundredth of reading it.
 
 use std::collections::VecDeque;
-use std::hash::{BuildHasher as _, RandomState};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use oci_spec::runtime::LinuxSeccomp;
+use super::Filter;
 
-use super::{Filter, SeccompError};
+/// So many are kept; the one unused for longest goes. One is about 8 KiB, and its text as much.
+const FILTERS_MAX: usize = 16;
 
-/// So many profiles are kept; the one unused for longest goes. One is about 8 KiB.
-const PROFILES_MAX: usize = 16;
+/// Longer profiles are read each time: Docker's own has 7 KiB.
+const TEXT_BYTES_MAX: usize = 64 * 1024;
 
-/// Filters and what they were compiled from.
+/// Filters and what they were compiled from, latest used first.
 #[derive(Debug, Default)]
 pub struct FilterCache {
-    /// Random keys for the hashes: a profile cannot be made to collide with another one.
-    keys: [RandomState; 2],
-    /// Latest used first.
-    filters: Mutex<VecDeque<(u128, Arc<Filter>)>>,
+    filters: VecDeque<(Box<str>, Arc<Filter>)>,
 }
 
 impl FilterCache {
-    /// The profile's filter.
-    ///
-    /// # Errors
-    /// Those of [`Filter::compile`]; nothing is kept of a profile with one.
-    pub fn get(&self, profile: &LinuxSeccomp) -> Result<Arc<Filter>, SeccompError> {
-        let hash = self.hash(profile);
-        {
-            let mut filters = self.filters.lock().unwrap_or_else(PoisonError::into_inner);
-            let found = filters.iter().position(|entry| Some(entry.0) == hash);
-            if let Some(entry) = found.and_then(|index| filters.remove(index)) {
-                let filter = Arc::clone(&entry.1);
-                filters.push_front(entry);
-                return Ok(filter);
-            }
-        }
-        let filter = Arc::new(Filter::compile(profile)?);
-        if let Some(hash) = hash {
-            let mut filters = self.filters.lock().unwrap_or_else(PoisonError::into_inner);
-            filters.push_front((hash, Arc::clone(&filter)));
-            filters.truncate(PROFILES_MAX);
-        }
-        Ok(filter)
+    /// The filter of the profile with exactly this text.
+    pub fn find(&mut self, text: &str) -> Option<Arc<Filter>> {
+        let index = self.filters.iter().position(|(known, _)| **known == *text)?;
+        let found = self.filters.remove(index)?;
+        let filter = Arc::clone(&found.1);
+        self.filters.push_front(found);
+        Some(filter)
     }
 
-    fn hash(&self, profile: &LinuxSeccomp) -> Option<u128> {
-        let text = serde_json::to_vec(profile).ok()?;
-        let [low, high] = self.keys.each_ref().map(|key| u128::from(key.hash_one(&text)));
-        Some(high << 64 | low)
+    /// Keeps the filter of a profile that was not found.
+    pub fn keep(&mut self, text: String, filter: Arc<Filter>) {
+        if text.len() <= TEXT_BYTES_MAX {
+            self.filters.push_front((text.into_boxed_str(), filter));
+            self.filters.truncate(FILTERS_MAX);
+        }
     }
 }
 
@@ -56,23 +41,26 @@ impl FilterCache {
 mod tests {
     use super::*;
 
-    fn profile(errno: u32) -> LinuxSeccomp {
-        let mut profile = LinuxSeccomp::default();
+    fn filter() -> Arc<Filter> {
+        let mut profile = oci_spec::runtime::LinuxSeccomp::default();
         profile.set_default_action(oci_spec::runtime::LinuxSeccompAction::ScmpActErrno);
-        profile.set_default_errno_ret(Some(errno));
-        profile
+        Arc::new(Filter::compile(&profile).unwrap())
     }
 
     #[test]
-    fn a_profile_is_compiled_once_and_few_are_kept() {
-        let cache = FilterCache::default();
-        let first = cache.get(&profile(1)).unwrap();
-        assert!(Arc::ptr_eq(&first, &cache.get(&profile(1)).unwrap()));
-        for errno in 2..100 {
-            assert!(!Arc::ptr_eq(&first, &cache.get(&profile(errno)).unwrap()));
-            cache.get(&profile(1)).unwrap();
+    fn few_filters_are_kept_and_what_is_used_stays() {
+        let mut cache = FilterCache::default();
+        assert!(cache.find("first").is_none());
+        let first = filter();
+        cache.keep("first".to_owned(), Arc::clone(&first));
+        for number in 0..100 {
+            cache.keep(number.to_string(), filter());
+            assert!(Arc::ptr_eq(&first, &cache.find("first").unwrap()));
         }
-        assert_eq!(cache.filters.lock().unwrap().len(), PROFILES_MAX);
-        assert!(Arc::ptr_eq(&first, &cache.get(&profile(1)).unwrap()), "what is used stays");
+        assert_eq!(cache.filters.len(), FILTERS_MAX);
+        assert!(cache.find("99").is_some());
+        assert!(cache.find("1").is_none());
+        cache.keep("x".repeat(TEXT_BYTES_MAX + 1), filter());
+        assert!(cache.find("99").is_some() && cache.filters.len() == FILTERS_MAX);
     }
 }

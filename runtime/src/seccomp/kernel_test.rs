@@ -112,6 +112,9 @@ fn run(spec: &Spec) -> Result<String, CreateError> {
         gate: Gate::Owner,
         cgroup: None,
         placement: None,
+        root: None,
+        filter: None,
+        meanwhile: None,
     })?;
     container.start().unwrap();
     container.wait().unwrap();

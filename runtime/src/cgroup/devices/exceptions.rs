@@ -5,10 +5,12 @@
 //! rule punches a hole into a wildcard, cannot be said to the controller and is refused.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::path::Path;
 
 use super::{ALL, Kind, MKNOD, READ, Rule, WRITE, allowed};
-use crate::cgroup::{CgroupError, write};
+use crate::cgroup::CgroupError;
 
 /// What an exception is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -211,9 +213,19 @@ pub(in crate::cgroup) fn apply(path: &Path, target: &Exceptions) -> Result<(), C
         let text = std::fs::read_to_string(&list).map_err(CgroupError::io("read", &list))?;
         Exceptions::from_list(&text).ok_or_else(|| CgroupError::Content { path: list.clone() })
     };
-    for (allow, line) in read()?.changes(target) {
-        let file = path.join(if allow { "devices.allow" } else { "devices.deny" });
-        write(&file, &line).map_err(|source| CgroupError::Limit { path: file, value: line, source })?;
+    let changes = read()?.changes(target);
+    for run in changes.chunk_by(|one, next| one.0 == next.0) {
+        let file = path.join(if run[0].0 { "devices.allow" } else { "devices.deny" });
+        let mut opened =
+            OpenOptions::new().write(true).open(&file).map_err(CgroupError::io("open", &file))?;
+        for (_, line) in run {
+            // One line a write; the kernel does not ask where in the file.
+            opened.write_all(line.as_bytes()).map_err(|source| CgroupError::Limit {
+                path: file.clone(),
+                value: line.clone(),
+                source,
+            })?;
+        }
     }
     let reached = read()?;
     // The numbers that the list of an allowing group would have are not told.

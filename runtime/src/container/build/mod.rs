@@ -25,7 +25,9 @@ use rustix::process::{Gid, Uid};
 use self::mounts::{Mounts, move_root};
 use self::process::{PlannedProcess, Surroundings};
 use super::plan::{Outside, Plan, RootMount, Step, Target};
-use super::{CreateError, CreateOptions, ExecOptions, Rootfs, Stdio, c_string, net_devices, resctrl, rootfs};
+use super::{
+    CreateError, CreateOptions, ExecOptions, RootAhead, Rootfs, Stdio, c_string, net_devices, resctrl, rootfs,
+};
 use crate::paths::clean;
 use crate::weak::{self, Weakness};
 
@@ -57,9 +59,9 @@ pub(in crate::container) fn build(options: CreateOptions<'_>, ends: Ends) -> Res
     if builder.mounts.namespace() {
         builder.steps.push(Step::PrivateMounts { slave });
     }
-    builder.steps.extend([Step::OpenNull, Step::OpenProc]);
-    let mut root =
-        rootfs::open(options.rootfs, options.bundle, builder.mounts.inherited(), builder.mounts.is_slave())?;
+    let (inherited, is_slave) = (builder.mounts.inherited(), builder.mounts.is_slave());
+    let open = || rootfs::open(options.rootfs, options.bundle, inherited, is_slave);
+    let mut root = options.root.and_then(RootAhead::finish).unwrap_or_else(open)?;
     match &mut root {
         _ if builder.mounts.namespace() => {}
         RootMount::Detached { over, .. } => *over = None,
@@ -69,7 +71,11 @@ pub(in crate::container) fn build(options: CreateOptions<'_>, ends: Ends) -> Res
             ));
         }
     }
-    builder.steps.push(Step::AttachRoot(root));
+    let covered = match &root {
+        RootMount::Detached { over, .. } if !options.no_pivot => over.clone(),
+        _ => None,
+    };
+    builder.steps.extend([Step::OpenNull, Step::OpenProc { over: covered }, Step::AttachRoot(root)]);
     if builder.userns {
         builder.steps.push(Step::BecomeRoot);
     }
@@ -88,6 +94,7 @@ pub(in crate::container) fn build(options: CreateOptions<'_>, ends: Ends) -> Res
         init: true,
         new_keyring: !options.no_new_keyring,
         userns: builder.userns,
+        filter: options.filter,
     };
     let mut planned = process::plan(process, &around)?;
     if let Some(entry) = &mut namespaces.entry {
@@ -128,6 +135,7 @@ pub(in crate::container) fn build_exec(options: ExecOptions<'_>, ends: Ends) -> 
         // By the name, which is the container's: so it gets the keyring that the init has.
         new_keyring: !options.no_new_keyring,
         userns: builder.userns,
+        filter: None,
     };
     let mut planned = process::plan(process, &around)?;
     entry.affinity = planned.first.take();

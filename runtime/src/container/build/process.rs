@@ -33,6 +33,8 @@ pub(in crate::container) struct Surroundings<'a> {
     pub(in crate::container) new_keyring: bool,
     /// The process lives in a user namespace other than this one.
     pub(in crate::container) userns: bool,
+    /// The filter, instead of that of the profile.
+    pub(in crate::container) filter: Option<Arc<Filter>>,
 }
 
 /// A process's part of a plan.
@@ -95,7 +97,7 @@ pub(in crate::container) fn plan(
     }
     steps.extend(limits);
     let capabilities = capabilities::plan(process.capabilities().as_ref(), around.userns)?;
-    let confinement = confine::plan(linux.seccomp().as_ref(), process, &capabilities)?;
+    let confinement = confine::plan(around.filter.clone(), linux.seccomp().as_ref(), process, &capabilities)?;
     steps.extend(capabilities.drop_bounding.into_iter().map(Step::DropBounding));
     steps.push(Step::Credentials {
         groups: groups.iter().map(|gid| Gid::from_raw(*gid)).collect(),

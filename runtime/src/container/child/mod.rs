@@ -249,13 +249,18 @@ fn carry_out<'a>(step: &'a Step, opened: &mut Opened<'a>) -> Result<(), Errno> {
             opened.null = Some(null);
             Ok(())
         }
-        Step::OpenProc => {
+        Step::OpenProc { over } => {
             let context = fsopen(c"proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
             fsconfig_create(&context)?;
             let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
                 | MountAttrFlags::MOUNT_ATTR_NODEV
                 | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-            opened.proc = Some(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?);
+            let made = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+            if let Some(over) = over {
+                // Where that is not allowed, the end of it takes longer.
+                let _ = mounts::attach_over(made.as_fd(), over);
+            }
+            opened.proc = Some(made);
             Ok(())
         }
         Step::AttachRoot(root) => {

@@ -37,10 +37,16 @@ impl AsFd for Root<'_> {
     }
 }
 
+fn open(over: &CStr) -> Result<OwnedFd, Errno> {
+    rustix::fs::open(over, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Attaches a detached mount over a directory of the host's tree.
+pub(super) fn attach_over(mount: BorrowedFd<'_>, over: &CStr) -> Result<(), Errno> {
+    attach(mount, open(over)?.as_fd())
+}
+
 pub(in crate::container) fn attach_root(root: &RootMount) -> Result<Root<'_>, Errno> {
-    let open = |over: &CStr| {
-        rustix::fs::open(over, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-    };
     match root {
         RootMount::Detached { mount, over } => {
             let Some(over) = over else { return Ok(Root::Given(mount.as_fd())) };
