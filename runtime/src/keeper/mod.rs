@@ -35,6 +35,7 @@ mod managed;
 mod options;
 mod protocol;
 mod records;
+mod refusals;
 mod requests;
 mod respawn;
 mod server;
