@@ -13,7 +13,7 @@ pub(super) mod process;
 mod settings;
 
 use std::collections::BTreeSet;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -72,7 +72,8 @@ pub(in crate::container) fn build(options: CreateOptions<'_>, ends: Ends) -> Res
         }
     }
     let covered = match &root {
-        RootMount::Detached { over, .. } if !options.no_pivot => over.clone(),
+        // Over `/` itself it would be what is taken off after the change of root, and the host's tree would stay.
+        RootMount::Detached { over, .. } if !options.no_pivot => over.clone().filter(|over| !is_top(over)),
         _ => None,
     };
     builder.steps.extend([Step::OpenNull, Step::OpenProc { over: covered }, Step::AttachRoot(root)]);
@@ -144,6 +145,12 @@ pub(in crate::container) fn build_exec(options: ExecOptions<'_>, ends: Ends) -> 
     plan.entry = Some(entry);
     plan.preserved = options.preserve_fds;
     Ok(plan)
+}
+
+/// Whether a path leads to the host's root, by whichever name.
+fn is_top(path: &CString) -> bool {
+    let identity = |path: &CStr| rustix::fs::stat(path).map(|stat| (stat.st_dev, stat.st_ino)).ok();
+    identity(path) == identity(c"/")
 }
 
 /// Into the root of a container that shares the host's mount namespace.
