@@ -84,6 +84,7 @@ fix:
 # every fuzz target of the runtime for so many seconds, with random bytes and no fuzzer; needs root
 fuzz-briefly SECONDS="2":
     FUZZ_SECONDS={{ SECONDS }} cargo test -p skep-runtime --features fuzzing --test fuzz -- --nocapture
+    FUZZ_SECONDS={{ SECONDS }} cargo test -p skep-runtime-cli --features fuzzing --test fuzz -- --nocapture
 
 # what others can send or write is read without a panic: the fuzz targets of these rooms, each for so many seconds; needs cargo-fuzz and a C++ compiler
 fuzz SECONDS="10" *ROOMS="runtime swarm/mesh":

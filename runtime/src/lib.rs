@@ -7,6 +7,8 @@
 //! - [`container`]: the library: bundle in, blocked init out; start, signal, wait.
 //! - [`features`]: what of the spec this runtime knows, and what of it the kernel has.
 //! - [`cgroup`]: limits on cgroup v1, hybrid and v2, chosen by what is mounted.
+//! - [`descriptors`]: descriptors over unix sockets, with an end to every wait.
+//! - [`paths`]: paths as text.
 //! - [`process`]: processes that are not one's children, safe from numbers that are used again.
 //! - [`selfexe`]: the runtime's own program, out of the containers' reach.
 //! - [`weak`]: what a build for the tests of attacks leaves out; nothing in any other.
@@ -14,10 +16,12 @@
 
 pub mod cgroup;
 pub mod container;
+pub mod descriptors;
 pub mod features;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod keeper;
+pub mod paths;
 pub mod process;
 pub mod seccomp;
 pub mod selfexe;

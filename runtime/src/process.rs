@@ -51,17 +51,34 @@ pub(crate) fn open(pid: i32) -> Result<OwnedFd, Errno> {
 
 /// When a process started, in the kernel's ticks since boot; `None` if there is none of that number or it has ended.
 pub fn start_time(pid: i32) -> Option<u64> {
-    parse(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    let stat = Stat::read(pid)?;
+    (!stat.ended).then_some(stat.start_time)
 }
 
-/// Fields 3 and 22 of proc(5)'s `stat`. The command's name, field 2, may contain anything.
-fn parse(stat: &str) -> Option<u64> {
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X" | "x") {
-        return None;
+/// Of `/proc/PID/stat` (proc_pid_stat(5)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// Its first thread has ended. Others may live.
+    pub ended: bool,
+    /// Its parent's number.
+    pub parent: i32,
+    /// When it started, in the kernel's ticks since boot.
+    pub start_time: u64,
+}
+
+impl Stat {
+    /// A process's, as long as it was not reaped.
+    pub fn read(pid: i32) -> Option<Self> {
+        Self::parse(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
     }
-    fields.nth(18)?.parse().ok()
+
+    /// Fields 3, 4 and 22. The command's name, field 2, may contain anything.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
+        let ended = matches!(fields.next()?, "Z" | "X" | "x");
+        let parent = fields.next()?.parse().ok()?;
+        Some(Self { ended, parent, start_time: fields.nth(17)?.parse().ok()? })
+    }
 }
 
 #[cfg(test)]
@@ -77,10 +94,11 @@ mod tests {
 
     #[test]
     fn stat_is_read_behind_any_name() {
-        let rest = "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 777 20";
-        assert_eq!(parse(&format!("7 (a) b) S {rest}")), Some(777));
-        assert_eq!(parse(&format!("7 (a) Z {rest}")), None, "a zombie has ended");
-        assert_eq!(parse("7 (a"), None);
+        let rest = "42 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 777 20";
+        let stat = |ended| Some(Stat { ended, parent: 42, start_time: 777 });
+        assert_eq!(Stat::parse(&format!("7 (a) b) 1 (x) S {rest}")), stat(false));
+        assert_eq!(Stat::parse(&format!("7 (a) Z {rest}")), stat(true), "a zombie has ended");
+        assert_eq!(Stat::parse("7 (a"), None);
     }
 
     #[test]

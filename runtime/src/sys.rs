@@ -236,7 +236,7 @@ pub(crate) fn end_on_signals() {
 ///
 /// For a child between clone and exec: owners of the closed ones still stand in its copy of the parent's memory, and
 /// must never be dropped there.
-pub(crate) fn close_all_but(preserved: u32, kept: [Option<&OwnedFd>; 5]) -> Result<(), Errno> {
+pub(crate) fn close_all_but(preserved: u32, kept: [Option<&OwnedFd>; 6]) -> Result<(), Errno> {
     let mut kept = kept.map(|fd| fd.map_or(u32::MAX, |fd| fd.as_raw_fd() as u32));
     kept.sort_unstable();
     let mut first = preserved.saturating_add(3);
@@ -324,14 +324,14 @@ pub(crate) fn current_directory(buffer: &mut [u8]) -> Result<(), Errno> {
     result(unsafe { libc::syscall(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len()) }).map(drop)
 }
 
-/// setrlimit(2) by the kernel's own number of the resource.
-pub(crate) fn set_rlimit(resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {
+/// prlimit(2) on a process, or this one, by the kernel's own number of the resource.
+pub(crate) fn set_rlimit(pid: Option<i32>, resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {
     let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
     // SAFETY: pid 0 is this process; `limit` is valid for reads, and the old limit is not asked for.
     result(unsafe {
         libc::syscall(
             libc::SYS_prlimit64,
-            0,
+            pid.unwrap_or(0),
             resource,
             &raw const limit,
             std::ptr::null_mut::<libc::rlimit64>(),
@@ -404,6 +404,25 @@ pub(crate) fn detach(command: &mut std::process::Command, orphan: bool) {
             }
         }
         Ok(())
+    };
+    // SAFETY: `body` neither allocates nor locks (an error is made from an errno alone).
+    unsafe { command.pre_exec(body) };
+}
+
+/// Makes `command` lead a session and process group of its own, so that it can be killed with its descendants, and end
+/// when this thread does.
+pub(crate) fn lead_session(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt as _;
+    let parent = std::process::id() as i32;
+    let body = move || {
+        // SAFETY: the calls are async-signal-safe and take no pointers.
+        let done = unsafe {
+            libc::setsid() != -1
+                && libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong) != -1
+                // It may have ended before it was asked for.
+                && libc::getppid() == parent
+        };
+        if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
     };
     // SAFETY: `body` neither allocates nor locks (an error is made from an errno alone).
     unsafe { command.pre_exec(body) };

@@ -14,6 +14,8 @@ mod attributes;
 mod cases;
 #[path = "containers/house.rs"]
 mod house;
+#[path = "containers/lives.rs"]
+mod lives;
 #[path = "containers/mounts.rs"]
 mod mounts;
 #[path = "containers/probe.rs"]
@@ -42,7 +44,12 @@ fn main() -> ExitCode {
 }
 
 fn all_cases() -> impl Iterator<Item = &'static (&'static str, fn())> {
-    cases::CASES.iter().chain(attributes::CASES).chain(mounts::CASES).chain(attacks::CASES)
+    cases::CASES
+        .iter()
+        .chain(lives::CASES)
+        .chain(attributes::CASES)
+        .chain(mounts::CASES)
+        .chain(attacks::CASES)
 }
 
 /// As cargo's own runner: a filter, and `--list`.

@@ -1,5 +1,6 @@
 //! From the words of the command line to a command.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use skep_runtime::container::StartError;
@@ -53,13 +54,13 @@ pub(crate) fn run(words: &[String]) -> u8 {
     let global = match flags::parse(&[GLOBAL], Order::First, words) {
         Ok(global) => global,
         Err(error) => {
-            print!("Incorrect Usage: {error}\n\n{}", help::program());
+            say(&format!("Incorrect Usage: {error}\n\n{}", help::program()));
             log.fatal(&error.to_string());
             return FAILURE;
         }
     };
     if global.switch("version") {
-        print!("{}", help::version());
+        say(&help::version());
         return SUCCESS;
     }
     let (name, rest) = match global.arguments.split_first() {
@@ -90,11 +91,11 @@ pub(crate) fn run(words: &[String]) -> u8 {
         return without(&context, name, rest, command, parsed.as_ref());
     };
     if parsed.switch("help") {
-        print!("{}", help::command(command));
+        say(&help::command(command));
         return SUCCESS;
     }
     if let Err(text) = check_count(command, parsed.arguments.len()) {
-        print!("Incorrect Usage.\n\n{}", help::command(command));
+        say(&format!("Incorrect Usage.\n\n{}", help::command(command)));
         context.log.fatal(&text);
         return FAILURE;
     }
@@ -106,7 +107,7 @@ pub(crate) fn run(words: &[String]) -> u8 {
         Err(Failure::Start(error @ StartError::Exec { .. }))
             if command.name == "run" && context.log.is_stderr() =>
         {
-            eprintln!("{error}");
+            drop(writeln!(std::io::stderr(), "{error}"));
             FAILURE
         }
         Err(failure) => {
@@ -121,6 +122,11 @@ pub(crate) fn run(words: &[String]) -> u8 {
     }
 }
 
+/// Prints help; a reader that has gone wants none.
+fn say(text: &str) {
+    drop(show::print(text));
+}
+
 /// Help, and commands that were not understood.
 fn without(
     context: &Context,
@@ -130,15 +136,15 @@ fn without(
     parsed: Option<&Result<Words, flags::FlagError>>,
 ) -> u8 {
     if let (Some(command), Some(Err(error))) = (command, parsed) {
-        print!("Incorrect Usage: {error}\n\n{}", help::command(command));
+        say(&format!("Incorrect Usage: {error}\n\n{}", help::command(command)));
         context.log.fatal(&error.to_string());
         return FAILURE;
     }
     let topic = if matches!(name, "help" | "h") { rest.first().map(String::as_str) } else { Some(name) };
     let known = topic.and_then(|topic| COMMANDS.iter().find(|command| command.name == topic));
     match (topic, known) {
-        (None, _) => print!("{}", help::program()),
-        (_, Some(command)) => print!("{}", help::command(command)),
+        (None, _) => say(&help::program()),
+        (_, Some(command)) => say(&help::command(command)),
         (Some(topic), None) => {
             context.log.fatal(&format!("No help topic for '{topic}'\n"));
             return NO_SUCH_COMMAND;

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use skep_runtime::container::Rootfs;
+use skep_runtime::paths::clean;
 use skep_runtime::spec::oci::{Capabilities, Process, Spec};
 use skep_runtime::spec::{BundleError, read_bundle_warned};
 
@@ -68,33 +69,9 @@ pub(crate) fn check_process(process: Option<&Process>) -> Result<(), Failure> {
 /// The root filesystem's directory.
 pub(crate) fn rootfs(bundle: &Path, spec: &Spec) -> Result<(PathBuf, Rootfs), Failure> {
     let root = spec.root().as_ref().ok_or_else(|| Failure::Refused("root must be specified".to_owned()))?;
-    let path = clean(&bundle.join(root.path()));
+    let path = Path::new("/").join(clean(&bundle.join(root.path())));
     if let Err(source) = std::fs::metadata(&path) {
         return Err(Failure::Rootfs { path, source });
     }
     Ok((path.clone(), Rootfs::Directory(path)))
-}
-
-/// Without `.`, `..` and doubled slashes, as text.
-fn clean(path: &Path) -> PathBuf {
-    let mut clean = PathBuf::from("/");
-    for component in path.components() {
-        match component {
-            std::path::Component::Normal(name) => clean.push(name),
-            std::path::Component::ParentDir => drop(clean.pop()),
-            _ => {}
-        }
-    }
-    clean
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_are_cleaned_as_text() {
-        assert_eq!(clean(Path::new("/b/./c/../rootfs//")), Path::new("/b/rootfs"));
-        assert_eq!(clean(Path::new("/..")), Path::new("/"));
-    }
 }

@@ -26,7 +26,7 @@ use crate::error::Failure;
 use crate::flags::Words;
 use crate::groups::Groups;
 use crate::hooks;
-use crate::lifecycle::destroy;
+use crate::lifecycle::{destroy, finish, remove_group};
 use crate::log::Level;
 use crate::notify::Notify;
 use crate::record::{Init, Record, has_own_pids};
@@ -66,8 +66,9 @@ pub(crate) fn create(
     let (slot, left) = context.store.claim(id)?;
     if let Some(left) = left {
         // A command that was killed began it.
-        if let Some(place) = &left.cgroup {
-            place.remove()?;
+        match remove_group(slot.path(), &left) {
+            Err(Failure::Strangers { .. }) => {}
+            removed => removed?,
         }
     }
     // Before the group stands in the record: a record's group is the container's to remove.
@@ -192,9 +193,10 @@ fn run(
     let relay = offer.map(Offer::accept).transpose()?;
     // A signal that comes as soon as the program runs is the program's.
     let signals = if detach { None } else { Some(Signals::hold()?) };
+    // Hooks may take for ever, and what ends them must not wait for that.
+    drop(slot);
     container.start()?;
     hooks::poststart(spec, record)?;
-    drop(slot);
     let Some(signals) = signals else {
         if let Some(notify) = notify {
             notify.forward(container.pidfd(), container.pid())?;
@@ -215,7 +217,7 @@ fn note(container: &Container, record: &mut Record, slot: &Slot, wishes: &Wishes
 
 /// A container that did not come to be leaves nothing.
 fn give_up(context: &Context, slot: Slot, record: &Record, spec: &Spec) {
-    if let Err(failure) = destroy(context, slot, record, Some(spec)) {
+    if let Err(failure) = destroy(context, slot, record, Some(spec), true) {
         context.warn(&failure);
     }
 }
@@ -226,17 +228,6 @@ pub(crate) fn debug_seccomp(context: &Context, spec: &Spec) {
     // One that is wrong fails where it is loaded.
     if let Some(Ok(filter)) = profile.filter(|_| context.log.debug).map(Filter::compile) {
         context.log.line(Level::Debug, &format!("seccomp filter flags: {}", filter.flags()));
-    }
-}
-
-/// As [`give_up`], once the lock was given back.
-fn finish(context: &Context, id: &str, record: &Record, spec: &Spec) {
-    match context.store.lock(id) {
-        // Deleted meanwhile, and perhaps another's by now.
-        Ok(slot) if slot.read().ok().flatten().is_some_and(|now| now.init == record.init) => {
-            give_up(context, slot, record, spec);
-        }
-        _ => {}
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use skep_runtime::cgroup::CgroupError;
 use skep_runtime::container::hooks::HookError;
@@ -14,6 +15,11 @@ pub(crate) enum Failure {
     NoContainer,
     #[error("container with given ID already exists")]
     Exists,
+    /// Its hooks may take as long as they like.
+    #[error("container is being created")]
+    Creating,
+    #[error("another command has been at work on the container for {} s", .0.as_secs())]
+    Busy(Duration),
     #[error("invalid container ID format")]
     IdFormat,
     #[error("container id cannot be empty")]
@@ -26,6 +32,8 @@ pub(crate) enum Failure {
     NotStopped { id: String, status: &'static str },
     #[error("container init still running")]
     StillRunning,
+    #[error("{count} process(es) in the container's cgroup are not known to be its own: the cgroup stays")]
+    Strangers { count: usize },
     /// The command line or the specification asks for what cannot be.
     #[error("{0}")]
     Refused(String),

@@ -2,12 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use skep_runtime::cgroup::{Cgroup, Cgroups, Driver, OomEvents, Stats};
 use skep_runtime::spec::oci::LinuxResources;
 
 use crate::error::Failure;
+
+/// Looks at a group in which something runs that is not the container's: it may be on its way out.
+const STRANGER_LOOKS: usize = 100;
+
+/// Pause between two of them.
+const STRANGER_PAUSE: Duration = Duration::from_millis(2);
 
 /// A container's group, as its record has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,13 +115,30 @@ impl Place {
         Ok(Cgroup::from_paths(&paths, self.unit.as_deref()))
     }
 
-    /// Kills what runs in a group, and removes it.
-    pub(crate) fn remove(&self) -> Result<(), Failure> {
+    /// Kills what runs in a group.
+    pub(crate) fn kill(&self) {
         let group = self.group();
         if group.exists() {
             group.kill();
         }
-        Ok(group.remove()?)
+    }
+
+    /// Removes a group. What runs in it is killed if it is the caller's to kill, told by the processes' numbers.
+    pub(crate) fn remove(&self, own: impl Fn(&[i32]) -> bool) -> Result<(), Failure> {
+        let mut count = 0;
+        for _ in 0..STRANGER_LOOKS {
+            let pids = self.pids();
+            count = pids.len();
+            if count > 0 && !own(&pids) {
+                std::thread::sleep(STRANGER_PAUSE);
+                continue;
+            }
+            if count > 0 {
+                self.kill();
+            }
+            return Ok(self.group().remove()?);
+        }
+        Err(Failure::Strangers { count })
     }
 }
 

@@ -1,9 +1,12 @@
 //! `start`, `kill`, `delete`, `pause` and `resume`.
 
+use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use skep_runtime::container::Gate;
+use skep_runtime::process;
 use skep_runtime::spec::oci::Spec;
 
 use crate::app::Context;
@@ -34,17 +37,18 @@ pub(crate) fn start(context: &Context, id: &str) -> Result<(), Failure> {
     if let Some(notify) = &mut notify {
         notify.listen()?;
     }
-    let spec = kept_spec(slot.path())?;
-    Gate::pass(slot.path(), &spec, &record.command, init.pidfd())?;
+    let directory = slot.path().to_path_buf();
+    let spec = kept_spec(&directory)?;
+    // Hooks may take for ever, and what ends them must not wait for that.
+    Gate::pass(&directory, &spec, &record.command, init.pidfd(), || drop(slot))?;
     let Err(failure) = hooks::poststart(&spec, &record) else {
-        drop(slot);
         let watched = record.init.map_or(0, |init| init.pid);
         return notify.map_or(Ok(()), |notify| notify.forward(init.pidfd(), watched));
     };
     // It is the specification's word that the container is stopped and destroyed. The failed hook is what to pass on.
-    let destroyed = end(&record).and_then(|()| destroy(context, slot, &record, Some(&spec)));
-    if let Err(failure) = destroyed {
-        context.warn(&failure);
+    match end(&record) {
+        Ok(()) => finish(context, id, &record, &spec),
+        Err(failure) => context.warn(&failure),
     }
     Err(failure)
 }
@@ -56,7 +60,12 @@ pub(crate) fn kill(context: &Context, words: &Words) -> Result<(), Failure> {
     let name = words.arguments.get(1).filter(|name| !name.is_empty());
     let name = name.map_or("SIGTERM", String::as_str);
     let signal = signals::parse(name).ok_or_else(|| Failure::Refused(format!("unknown signal {name:?}")))?;
-    signal_container(&record, signal, words.switch("all"))
+    match (record.init, words.switch("all")) {
+        // There is no process of its own to be sent one.
+        (None, true) => Ok(()),
+        (None, false) => Err(Failure::NotRunning),
+        (Some(_), all) => signal_container(&record, signal, all),
+    }
 }
 
 fn signal_container(record: &Record, signal: i32, all: bool) -> Result<(), Failure> {
@@ -89,8 +98,12 @@ fn signal_container(record: &Record, signal: i32, all: bool) -> Result<(), Failu
 
 /// Deletes a container.
 pub(crate) fn delete(context: &Context, id: &str, force: bool) -> Result<(), Failure> {
-    let slot = match context.store.lock(id) {
+    let locked = if force { context.store.seize(id) } else { context.store.lock(id) };
+    let slot = match locked {
         Err(Failure::NoContainer) if force => return Ok(()),
+        Err(Failure::Creating) => {
+            return Err(Failure::NotStopped { id: id.to_owned(), status: Status::Creating.name() });
+        }
         slot => slot?,
     };
     let Some(record) = slot.read()? else {
@@ -105,7 +118,7 @@ pub(crate) fn delete(context: &Context, id: &str, force: bool) -> Result<(), Fai
         status => return Err(Failure::NotStopped { id: id.to_owned(), status: status.name() }),
     }
     let spec = kept_spec(slot.path()).ok();
-    destroy(context, slot, &record, spec.as_ref())
+    destroy(context, slot, &record, spec.as_ref(), false)
 }
 
 /// Kills the init, and waits for its end.
@@ -115,24 +128,60 @@ fn end(record: &Record) -> Result<(), Failure> {
         Ok(()) | Err(Failure::NotRunning) => {}
         Err(failure) => return Err(failure),
     }
-    let mut fds = [PollFd::from_borrowed_fd(init.pidfd(), PollFlags::IN)];
-    let patience = Timespec { tv_sec: KILL_WAIT_MAX.as_secs() as i64, tv_nsec: 0 };
+    if ends_within(init.pidfd(), KILL_WAIT_MAX)? { Ok(()) } else { Err(Failure::StillRunning) }
+}
+
+/// Waits for a process's end.
+pub(crate) fn ends_within(process: BorrowedFd<'_>, wait_max: Duration) -> Result<bool, Failure> {
+    let mut fds = [PollFd::from_borrowed_fd(process, PollFlags::IN)];
+    let patience =
+        Timespec { tv_sec: wait_max.as_secs() as i64, tv_nsec: i64::from(wait_max.subsec_nanos()) };
     let ended = rustix::io::retry_on_intr(|| poll(&mut fds, Some(&patience)));
-    match ended.map_err(Failure::system("poll"))? {
-        0 => Err(Failure::StillRunning),
-        _ => Ok(()),
+    Ok(ended.map_err(Failure::system("poll"))? > 0)
+}
+
+/// Whether what still runs in a container's group is known to be the container's. Another may have been given the same
+/// path since this one's processes ended.
+///
+/// All processes of a PID namespace end before its init is seen to have ended, so that what is there then is somebody
+/// else's. Without such a namespace nothing tells, and what is in the group counts as the container's, as to runc. An
+/// init that is in no record yet is alive if something waits at its gate; it is in the group then, which others do not
+/// take while anything is in it.
+fn owns_group(directory: &Path, record: &Record, pids: &[i32]) -> bool {
+    match record.init {
+        None => Gate::is_waited_at(directory),
+        Some(_) if !record.own_pids => true,
+        // Its other threads may live on after its first one ended.
+        Some(init) => {
+            let stat = process::Stat::read(init.pid).filter(|stat| stat.start_time == init.start_time);
+            pids.contains(&init.pid) && stat.is_some()
+        }
     }
 }
 
-/// Removes what a container has: processes that outlived its init, cgroup, directory. Then its last hooks run.
+/// Removes a container's group, with the container's processes in it.
+pub(crate) fn remove_group(directory: &Path, record: &Record) -> Result<(), Failure> {
+    let removed =
+        record.cgroup.as_ref().map(|place| place.remove(|pids| owns_group(directory, record, pids)));
+    removed.unwrap_or(Ok(()))
+}
+
+/// Removes what a container has: processes that outlived its init, cgroup, directory. Then its last hooks run. `made`:
+/// this command made the group and all that is in it.
 pub(crate) fn destroy(
     context: &Context,
     slot: Slot,
     record: &Record,
     spec: Option<&Spec>,
+    made: bool,
 ) -> Result<(), Failure> {
-    if let Some(place) = &record.cgroup {
-        place.remove()?;
+    let removed = match &record.cgroup {
+        Some(place) if made => place.remove(|_| true),
+        _ => remove_group(slot.path(), record),
+    };
+    match removed {
+        Err(failure @ Failure::Strangers { .. }) => context.warn(&failure),
+        removed => removed?,
     }
     if let Some(Err(error)) = spec.map(|spec| skep_runtime::container::remove_resctrl(&record.id, spec)) {
         context.warn(&Failure::System { what: "rmdir of the resctrl group", source: error });
@@ -144,6 +193,19 @@ pub(crate) fn destroy(
         }
     }
     Ok(())
+}
+
+/// Destroys a container that this command made or started, after the lock was given back.
+pub(crate) fn finish(context: &Context, id: &str, record: &Record, spec: &Spec) {
+    match context.store.lock(id) {
+        // Deleted meanwhile, and perhaps another's by now.
+        Ok(slot) if slot.read().ok().flatten().is_some_and(|now| now.init == record.init) => {
+            if let Err(failure) = destroy(context, slot, record, Some(spec), false) {
+                context.warn(&failure);
+            }
+        }
+        _ => {}
+    }
 }
 
 /// Suspends all processes.

@@ -5,8 +5,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, IoSlice, Read as _};
-use std::mem::MaybeUninit;
+use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
@@ -15,8 +14,9 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::net::SendFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
+use skep_runtime::descriptors::{self, ANSWER_WAIT_MAX};
 use skep_runtime::spec::oci::{MountBuilder, Spec};
 
 use crate::error::Failure;
@@ -132,6 +132,7 @@ impl Notify {
     pub(crate) fn tell(&self, line: &[u8], watched: i32) -> Result<UnixDatagram, Failure> {
         let tell = || -> io::Result<UnixDatagram> {
             let socket = UnixDatagram::unbound()?;
+            socket.set_write_timeout(Some(ANSWER_WAIT_MAX))?;
             let address = match self.manager.as_bytes().strip_prefix(b"@") {
                 Some(name) => SocketAddr::from_abstract_name(name)?,
                 None => SocketAddr::from_pathname(&self.manager)?,
@@ -148,11 +149,7 @@ impl Notify {
 /// Waits until a manager has read what was sent (sd_notify_barrier(3)): it may ask about the sender, who must live.
 fn barrier(manager: &UnixDatagram) -> io::Result<()> {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds = [write.as_fd()];
-    control.push(SendAncillaryMessage::ScmRights(&fds));
-    sendmsg(manager, &[IoSlice::new(b"BARRIER=1")], &mut control, SendFlags::NOSIGNAL)?;
+    descriptors::send(manager, b"BARRIER=1", Some(write.as_fd()), SendFlags::empty())?;
     drop(write);
     let mut fds = [PollFd::new(&read, PollFlags::IN)];
     if rustix::io::retry_on_intr(|| poll(&mut fds, Some(&BARRIER_WAIT_MAX)))? > 0 {

@@ -17,7 +17,7 @@ const COLUMN_MIN: usize = 12;
 /// Gap between two columns.
 const GAP: usize = 3;
 
-/// Prints to standard output; a reader that has gone is told nothing.
+/// Prints to standard output. A reader that has gone is an error like any other.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::system("write"))

@@ -1,19 +1,17 @@
 //! Descriptors that callers hand in or get: console and pidfd sockets, preserved descriptors, the pid file.
 
-use std::io::{IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, recvmsg, sendmsg,
-};
+use rustix::net::RecvFlags;
 use skep_runtime::container::Stdio;
+use skep_runtime::descriptors;
 
 use crate::error::Failure;
 use crate::flags::Words;
+
+/// Longest name that comes with a terminal (PATH_MAX).
+const NAME_BYTES_MAX: usize = 4096;
 
 /// What a caller wants with a process's descriptors.
 #[derive(Debug)]
@@ -75,7 +73,7 @@ impl Wishes {
     pub(crate) fn tell(&self, pid: i32, pidfd: BorrowedFd<'_>) -> Result<(), Failure> {
         if let Some(path) = &self.pidfd {
             let socket = connect(path)?;
-            send(&socket, pidfd, b"pidfd")?;
+            descriptors::send_all(socket, b"pidfd", pidfd).map_err(Failure::system("sendmsg"))?;
         }
         if let Some(path) = &self.pid_file {
             crate::store::replace(path, pid.to_string().as_bytes())?;
@@ -92,7 +90,7 @@ fn listen_fds() -> u32 {
 
 /// A connection to a caller's socket. A relative path starts from the bundle, as in runc.
 pub(crate) fn connect(path: &Path) -> Result<OwnedFd, Failure> {
-    UnixStream::connect(path).map(OwnedFd::from).map_err(Failure::path("dial unix", path))
+    descriptors::connect(path).map_err(Failure::path("dial unix", path))
 }
 
 /// This process's own standard descriptors.
@@ -105,28 +103,10 @@ pub(crate) fn own_stdio() -> Result<Stdio, Failure> {
     })
 }
 
-fn send(socket: &OwnedFd, fd: BorrowedFd<'_>, name: &[u8]) -> Result<(), Failure> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds = [fd];
-    control.push(SendAncillaryMessage::ScmRights(&fds));
-    let sent = sendmsg(socket, &[IoSlice::new(name)], &mut control, SendFlags::NOSIGNAL);
-    sent.map(drop).map_err(Failure::system("sendmsg"))
-}
-
 /// A descriptor that the library sent.
 pub(crate) fn receive(socket: impl AsFd) -> Result<OwnedFd, Failure> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut name = [0; 4096];
-    let flags = RecvFlags::CMSG_CLOEXEC;
-    let received = rustix::io::retry_on_intr(|| {
-        recvmsg(&socket, &mut [IoSliceMut::new(&mut name)], &mut control, flags)
-    });
-    received.map_err(Failure::system("recvmsg"))?;
-    let fds = control.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-        _ => None,
-    });
-    fds.ok_or_else(|| Failure::Refused("the terminal was not received".to_owned()))
+    let mut name = [0; NAME_BYTES_MAX];
+    let received = descriptors::receive(socket, &mut name, RecvFlags::empty());
+    let received = received.map_err(Failure::system("recvmsg"))?;
+    received.fd.ok_or_else(|| Failure::Refused("the terminal was not received".to_owned()))
 }

@@ -10,12 +10,17 @@
 //!
 //! The directory itself carries the lock. Who gets the lock looks whether the name still leads to what was locked: the
 //! one before may have deleted it. What is left over is taken on by the next `create` or `delete --force`.
+//!
+//! Whoever creates a container holds the lock until its init is in the record, and hooks in between may take for ever:
+//! other commands do not wait for that, and `delete --force` ends it. All else that is done under the lock is short.
 
 use std::fs;
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
@@ -23,7 +28,8 @@ use skep_runtime::spec::oci::Spec;
 use skep_runtime::weak::{self, Weakness};
 
 use crate::error::Failure;
-use crate::record::Record;
+use crate::lifecycle::ends_within;
+use crate::record::{Init, Record};
 
 /// Name of the record.
 const RECORD_NAME: &str = "state.json";
@@ -35,8 +41,11 @@ const RECORD_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Longest container ID: one name in a directory (NAME_MAX).
 const ID_BYTES_MAX: usize = 255;
 
-/// How often a deleted directory under the lock is taken for a new one: each time somebody else has deleted one.
-const LOCK_TRIES: usize = 100;
+/// Longest wait for the lock. The longest that is done under it is to wait for a killed init and to remove its cgroup.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// Pause between two looks at the lock.
+const LOCK_PAUSE: Duration = Duration::from_millis(2);
 
 /// A root directory.
 #[derive(Debug)]
@@ -76,26 +85,23 @@ impl Store {
         let path = self.directory(id)?;
         let make = |path: &Path, deep| fs::DirBuilder::new().mode(0o700).recursive(deep).create(path);
         make(&self.root, true).map_err(Failure::path("mkdir", &self.root))?;
-        for _ in 0..LOCK_TRIES {
+        let deadline = Instant::now() + LOCK_WAIT_MAX;
+        while Instant::now() < deadline {
             match make(&path, false) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                     return Err(Failure::path("mkdir", &path)(error));
                 }
                 _ => {}
             }
-            let mut locked = lock(&path, FlockOperation::NonBlockingLockExclusive);
-            if locked.as_ref().is_err_and(|errno| *errno == Errno::WOULDBLOCK)
-                && read(&path)?.is_some_and(|record| record.is_left_over())
-            {
-                // The lock of a killed command is its child's for a moment more, until that finds itself alone.
-                locked = lock(&path, FlockOperation::LockExclusive);
-            }
-            match locked {
-                Err(Errno::NOENT) => {}
-                // Another command is at work on it.
-                Err(Errno::WOULDBLOCK) => return Err(Failure::Exists),
+            match lock(&path) {
+                // Somebody deleted it, or another in its place.
+                Err(Errno::NOENT) | Ok(None) => {}
+                Err(Errno::WOULDBLOCK) => match read(&path)? {
+                    Some(record) if record.is_left_over() => end_left_over(&path, &record)?,
+                    // Another command is at work on it.
+                    _ => return Err(Failure::Exists),
+                },
                 Err(errno) => return Err(Failure::path("lock", &path)(errno.into())),
-                Ok(None) => {}
                 Ok(Some(slot)) => match read(&path)? {
                     Some(record) if record.init.is_some() => return Err(Failure::Exists),
                     left => return Ok((slot, left)),
@@ -108,15 +114,39 @@ impl Store {
     /// Waits until no other command is at work on a container.
     pub(crate) fn lock(&self, id: &str) -> Result<Slot, Failure> {
         let path = self.directory(id)?;
-        for _ in 0..LOCK_TRIES {
-            match lock(&path, FlockOperation::LockExclusive) {
-                Err(Errno::NOENT | Errno::NOTDIR) => return Err(Failure::NoContainer),
-                Err(errno) => return Err(Failure::path("lock", &path)(errno.into())),
-                Ok(None) => {}
+        let deadline = Instant::now() + LOCK_WAIT_MAX;
+        while Instant::now() < deadline {
+            match lock(&path) {
                 Ok(Some(slot)) => return Ok(slot),
+                Ok(None) => {}
+                Err(Errno::NOENT | Errno::NOTDIR) => return Err(Failure::NoContainer),
+                Err(Errno::WOULDBLOCK) => match read(&path)? {
+                    Some(record) if record.is_left_over() => end_left_over(&path, &record)?,
+                    Some(record) if record.init.is_none() => return Err(Failure::Creating),
+                    _ => std::thread::sleep(LOCK_PAUSE),
+                },
+                Err(errno) => return Err(Failure::path("lock", &path)(errno.into())),
             }
         }
-        Err(Failure::NoContainer)
+        Err(Failure::Busy(LOCK_WAIT_MAX))
+    }
+
+    /// As [`Self::lock`], and ends a command that is creating the container.
+    pub(crate) fn seize(&self, id: &str) -> Result<Slot, Failure> {
+        let deadline = Instant::now() + LOCK_WAIT_MAX;
+        loop {
+            match self.lock(id) {
+                Err(Failure::Creating) if Instant::now() < deadline => {}
+                locked => return locked,
+            }
+            let record = read(&self.directory(id)?)?;
+            let creator = record.filter(|record| record.init.is_none()).and_then(|record| record.creator);
+            if let Some(creator) = creator.and_then(Init::open) {
+                // One that has just ended is no error. Its init, which has the lock too, is met as left over then.
+                let _ = creator.signal(libc::SIGKILL);
+                ends_within(creator.pidfd(), LOCK_PAUSE)?;
+            }
+        }
     }
 
     /// The names of all containers' directories, sorted.
@@ -191,32 +221,50 @@ pub(crate) fn kept_spec(directory: &Path) -> Result<Spec, Failure> {
     skep_runtime::spec::read_bundle(directory).map_err(|error| Failure::Refused(error.to_string()))
 }
 
-/// Writes a file under a temporary name, and renames it.
+/// Writes a file under a temporary name that nobody can have foreseen, and renames it.
 pub(crate) fn replace(path: &Path, text: &[u8]) -> Result<(), Failure> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = path.with_file_name(format!(".{name}"));
+    let temporary = path.with_file_name(format!(".skep-{:016x}", RandomState::new().hash_one(path)));
     let write = || -> io::Result<()> {
         let mut options = fs::OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o644);
-        // A link that somebody planted at that name is not followed.
-        options.custom_flags(OFlags::NOFOLLOW.bits() as i32);
-        options.open(&temporary)?.write_all(text)?;
-        fs::rename(&temporary, path)
+        options.write(true).create_new(true).mode(0o644).custom_flags(OFlags::NOFOLLOW.bits() as i32);
+        let mut file = options.open(&temporary)?;
+        let written = file.write_all(text).and_then(|()| fs::rename(&temporary, path));
+        if written.is_err() {
+            let _ = fs::remove_file(&temporary);
+        }
+        written
     };
     write().map_err(Failure::path("open", path))
 }
 
-/// `None`: the directory was deleted, or replaced, while the lock was waited for.
-fn lock(path: &Path, operation: FlockOperation) -> Result<Option<Slot>, Errno> {
+/// The init of a killed command has its lock until that finds itself alone, and it may be at a hook that takes for ever.
+///
+/// Another may have been given the same group by now, or may be creating the same container: what is in the group is
+/// killed only if one of it has the lock, and the record has not changed after that was seen.
+fn end_left_over(path: &Path, record: &Record) -> Result<(), Failure> {
+    if let Some(place) = &record.cgroup
+        && place.pids().into_iter().any(|pid| has_open(pid, path))
+        && read(path)?.as_ref() == Some(record)
+    {
+        place.kill();
+    }
+    std::thread::sleep(LOCK_PAUSE);
+    Ok(())
+}
+
+/// Whether a process has a directory open.
+fn has_open(pid: i32, path: &Path) -> bool {
+    let Ok(wanted) = fs::symlink_metadata(path) else { return false };
+    let same = |found: fs::Metadata| (found.dev(), found.ino()) == (wanted.dev(), wanted.ino());
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    descriptors.map(|entry| fs::metadata(entry.path())).any(|found| found.is_ok_and(same))
+}
+
+/// `None`: the directory was deleted, or replaced, before it was locked. `WOULDBLOCK`: another has the lock.
+fn lock(path: &Path) -> Result<Option<Slot>, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let opened = rustix::fs::open(path, flags, Mode::empty());
-    let directory = match opened {
-        Ok(directory) => directory,
-        // Only who makes directories meets this after a deletion, and makes another.
-        Err(Errno::NOENT) if operation == FlockOperation::NonBlockingLockExclusive => return Ok(None),
-        Err(errno) => return Err(errno),
-    };
-    rustix::io::retry_on_intr(|| flock(&directory, operation))?;
+    let directory = rustix::fs::open(path, flags, Mode::empty())?;
+    rustix::io::retry_on_intr(|| flock(&directory, FlockOperation::NonBlockingLockExclusive))?;
     let locked = rustix::fs::fstat(&directory)?;
     match rustix::fs::lstat(path) {
         Ok(named) if (named.st_dev, named.st_ino) == (locked.st_dev, locked.st_ino) => {
@@ -276,6 +324,22 @@ mod tests {
     }
 
     #[test]
+    fn a_file_is_replaced_through_nothing_that_somebody_planted() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, victim) = (dir.path().join("pid"), dir.path().join("victim"));
+        fs::write(&victim, "precious").unwrap();
+        fs::hard_link(&victim, dir.path().join(".pid")).unwrap();
+        std::os::unix::fs::symlink(&victim, &path).unwrap();
+        replace(&path, b"42").unwrap();
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "42");
+        assert!(fs::symlink_metadata(&path).unwrap().is_file());
+        fs::create_dir(dir.path().join("directory")).unwrap();
+        assert!(replace(&dir.path().join("directory"), b"42").is_err());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4, "nothing is left");
+    }
+
+    #[test]
     fn an_id_is_claimed_once() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::new(dir.path().join("root"));
@@ -288,8 +352,7 @@ mod tests {
         drop(slot);
         let (slot, left) = store.claim("a").unwrap();
         assert_eq!(left, Some(Record::default()), "no init yet: left over");
-        let record =
-            Record { init: Some(crate::record::Init { pid: 1, start_time: 1 }), ..Record::default() };
+        let record = Record { init: Some(Init { pid: 1, start_time: 1 }), ..Record::default() };
         slot.write(&record).unwrap();
         drop(slot);
         assert!(matches!(store.claim("a"), Err(Failure::Exists)));

@@ -11,6 +11,7 @@ use crate::error::Failure;
 use crate::flags::Words;
 use crate::log::Level;
 use crate::record::Status;
+use crate::store::{Slot, kept_spec};
 
 /// Most bytes of resources that are read: as for a whole specification.
 const RESOURCES_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -30,6 +31,12 @@ const NUMBERS: [(&str, &str, &str, bool); 7] = [
 const SIZES: [(&str, &str); 3] =
     [("memory", "limit"), ("memory-swap", "swap"), ("memory-reservation", "reservation")];
 
+/// Flags of resctrl: name, runc's words for it, and the kernel's name of the resource.
+const SCHEMAS: [(&str, &str, &str); 2] = [
+    ("l3-cache-schema", "Intel RDT/CAT: l3 cache schema", "L3"),
+    ("mem-bw-schema", "Intel RDT/MBA: memory bandwidth schema", "MB"),
+];
+
 /// Changes a container's limits.
 pub(crate) fn update(context: &Context, words: &Words) -> Result<(), Failure> {
     let id = words.arguments.first().map_or("", String::as_str);
@@ -42,19 +49,36 @@ pub(crate) fn update(context: &Context, words: &Words) -> Result<(), Failure> {
     if ["kernel-memory", "kernel-memory-tcp"].iter().any(|name| words.text(name).is_some()) {
         context.log.line(Level::Warning, "Kernel memory settings are ignored and will be removed");
     }
-    for (flag, what) in [
-        ("l3-cache-schema", "Intel RDT/CAT: l3 cache schema"),
-        ("mem-bw-schema", "Intel RDT/MBA: memory bandwidth schema"),
-    ] {
-        if words.text(flag).is_some() {
+    let schemas = SCHEMAS.map(|(flag, _, _)| words.text(flag));
+    for ((_, what, resource), schema) in SCHEMAS.into_iter().zip(schemas) {
+        if schema.is_some() && !skep_runtime::container::has_resctrl(resource) {
             return Err(Failure::Refused(format!("{what} is not enabled")));
         }
     }
     let resources = resources(value)?;
+    let init = record.init.map_or(0, |init| init.pid);
     match (record.status(slot.path()), &record.cgroup) {
         (Status::Stopped | Status::Creating, _) | (_, None) => Err(Failure::NotRunning),
-        (_, Some(place)) => place.update(&resources),
+        (_, Some(place)) => {
+            update_resctrl(&slot, id, init, schemas)?;
+            place.update(&resources)
+        }
     }
+}
+
+/// Caches and memory bandwidth. The kept specification tells of the group at the container's end.
+fn update_resctrl(slot: &Slot, id: &str, init: i32, schemas: [Option<&str>; 2]) -> Result<(), Failure> {
+    if schemas == [None, None] {
+        return Ok(());
+    }
+    let mut spec = kept_spec(slot.path())?;
+    let [l3_cache, memory_bandwidth] = schemas;
+    let updated = skep_runtime::container::update_resctrl(id, &spec, init, l3_cache, memory_bandwidth);
+    let updated = updated.map_err(|error| Failure::Refused(error.to_string()))?;
+    let mut linux = spec.linux().clone().unwrap_or_default();
+    linux.set_intel_rdt(Some(updated));
+    spec.set_linux(Some(linux));
+    slot.keep_spec(&spec)
 }
 
 fn read(path: &str) -> Result<Value, Failure> {

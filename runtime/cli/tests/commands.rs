@@ -12,6 +12,8 @@ mod cases;
 mod conformance;
 #[path = "commands/engines.rs"]
 mod engines;
+#[path = "commands/hangs.rs"]
+mod hangs;
 #[path = "commands/house.rs"]
 mod house;
 #[path = "commands/probe.rs"]
@@ -34,7 +36,7 @@ fn main() -> ExitCode {
 }
 
 fn all() -> impl Iterator<Item = &'static Case> {
-    cases::CASES.iter().chain(conformance::CASES).chain(engines::CASES)
+    cases::CASES.iter().chain(hangs::CASES).chain(conformance::CASES).chain(engines::CASES)
 }
 
 /// As cargo's own runner: a filter, and `--list`.

@@ -1,10 +1,11 @@
 //! Where a group belongs: what `linux.cgroupsPath` means to each driver, as runc reads it.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use super::group::Directory;
 use super::systemd::Unit;
 use super::{Cgroup, CgroupError, Cgroups};
+use crate::paths::clean;
 
 /// Who makes the group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,19 +90,6 @@ impl Cgroups {
             .map(|mount| Directory { path: path(mount, &self.unified_root, &[]), v1: None });
         Cgroup::new(v1.chain(unified).collect())
     }
-}
-
-/// Without `.`, without a leading slash, and with each `..` gone along with what is before it: never above the top.
-fn clean(path: &Path) -> PathBuf {
-    let mut inner = PathBuf::new();
-    for component in path.components() {
-        match component {
-            Component::Normal(name) => inner.push(name),
-            Component::ParentDir => drop(inner.pop()),
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
-        }
-    }
-    inner
 }
 
 #[cfg(test)]

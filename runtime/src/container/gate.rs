@@ -88,7 +88,14 @@ impl Gate {
         directory.join(GATE_NAME).exists()
     }
 
+    /// Whether an init waits at the gate in `directory`: nobody else holds it open.
+    pub fn is_waited_at(directory: &Path) -> bool {
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        rustix::fs::open(directory.join(GATE_NAME), flags, Mode::empty()).is_ok()
+    }
+
     /// Starts such a container, made of this spec, given its init by descriptor, and returns when its program runs.
+    /// `passed` is called when no other can start it any more; hooks of the container may take long from there on.
     ///
     /// # Errors
     /// [`StartError`]; the init is ending then, save after [`StartError::Started`].
@@ -97,6 +104,7 @@ impl Gate {
         spec: &Spec,
         command: &str,
         init: BorrowedFd<'_>,
+        passed: impl FnOnce(),
     ) -> Result<(), StartError> {
         let gone = |errno: Errno| match errno {
             // Nobody reads: the init is gone.
@@ -114,11 +122,12 @@ impl Gate {
         let gate = rustix::fs::open(&path, OFlags::WRONLY | flags, Mode::empty()).map_err(gone)?;
         // Of two that start at once one takes the name away, and that one alone goes on.
         rustix::fs::unlink(&path).map_err(gone)?;
+        let _ = rustix::fs::unlink(directory.join(STATUS_NAME));
         rustix::io::write(&gate, b"!").map_err(gone)?;
         drop(gate);
+        passed();
         let outcome = next_message(&status, Some(init), start_patience(spec))
             .map_err(|source| StartError::Silent { source })?;
-        let _ = rustix::fs::unlink(directory.join(STATUS_NAME));
         started(command, outcome)
     }
 }

@@ -11,20 +11,27 @@
 //! an environment of its own, or else that of whom it runs for: this process's, or for `startContainer` the program's.
 //! None that runs the host's programs gets anything of the container's environment (CVE-2025-23266).
 
-use std::io::{self, Read as _, Seek as _};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use oci_spec::runtime::{Hook, State};
 use rustix::fs::{MemfdFlags, SeekFrom, memfd_create};
-use rustix::process::{PidfdFlags, pidfd_open};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
-/// Most of a failed hook's output that an error shows. The last lines say what went wrong.
-const OUTPUT_SHOWN_MAX: u64 = 2048;
+use super::pipe;
+use crate::sys;
+
+/// Most of a hook's output that is kept, for the error should it fail. The last lines say what went wrong.
+const OUTPUT_KEPT_MAX: usize = 2048;
+
+/// Most that is read once a hook has ended: what a pipe holds (pipe(7)), for a descendant may write on for ever.
+const OUTPUT_LEFT_MAX: usize = 64 * 1024;
 
 /// Why a hook ended the operation.
 #[derive(Debug, thiserror::Error)]
@@ -149,7 +156,7 @@ pub(super) fn write_state(file: &OwnedFd, state: &State) -> Result<(), HookError
 fn run_one(hook: &Hook, state: &State) -> Result<(), HookError> {
     let fail = |source| HookError::Run { path: hook.path().clone(), source };
     let stdin = state_file(state)?;
-    let output = memfd_create("output", MemfdFlags::CLOEXEC).map_err(|errno| fail(errno.into()))?;
+    let (read, write) = output_pipe().map_err(fail)?;
     let mut command = Command::new(hook.path());
     if let Some((name, rest)) = hook.args().as_deref().and_then(<[String]>::split_first) {
         command.arg0(name).args(rest);
@@ -163,14 +170,18 @@ fn run_one(hook: &Hook, state: &State) -> Result<(), HookError> {
         }
     }
     command.stdin(stdin);
-    command.stdout(output.try_clone().map_err(fail)?).stderr(output.try_clone().map_err(fail)?);
+    command.stdout(write.try_clone().map_err(fail)?).stderr(write);
+    sys::lead_session(&mut command);
     let mut child = command.spawn().map_err(fail)?;
+    // With it go this process's copies of the write end.
+    drop(command);
     let timeout = hook.timeout().and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
-    let status = wait(&mut child, timeout).map_err(fail)?;
+    let mut output = Output { pipe: read, kept: Vec::new() };
+    let status = wait(&mut child, &mut output, timeout).map_err(fail)?;
     match (status, timeout) {
         (Some(status), _) if status.success() => Ok(()),
         (Some(status), _) => {
-            Err(HookError::Failed { path: hook.path().clone(), status, output: tail(output) })
+            Err(HookError::Failed { path: hook.path().clone(), status, output: output.text() })
         }
         (None, timeout) => {
             Err(HookError::Timeout { path: hook.path().clone(), timeout: timeout.unwrap_or_default() })
@@ -178,33 +189,96 @@ fn run_one(hook: &Hook, state: &State) -> Result<(), HookError> {
     }
 }
 
-/// `None`: it took too long and is dead.
-fn wait(child: &mut Child, timeout: Option<Duration>) -> io::Result<Option<ExitStatus>> {
-    let Some(timeout) = timeout else { return child.wait().map(Some) };
-    let ended = || -> io::Result<bool> {
-        let pid = rustix::process::Pid::from_child(child);
-        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
-        Ok(poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout)? > 0)
-    };
-    if ended().unwrap_or(false) {
-        return child.wait().map(Some);
+/// Waits for the hook's end, and takes what it writes meanwhile. `None`: it took too long, and is dead with those of its
+/// descendants that stayed in its process group.
+fn wait(child: &mut Child, output: &mut Output, timeout: Option<Duration>) -> io::Result<Option<ExitStatus>> {
+    let pid = Pid::from_child(child);
+    let ended = watch(pid, output, timeout);
+    if !matches!(ended, Ok(true)) {
+        // Not reaped yet, so the number is still its own.
+        let _ = kill_process_group(pid, Signal::KILL);
+        child.kill()?;
     }
-    child.kill()?;
-    child.wait()?;
-    Ok(None)
+    let status = child.wait()?;
+    Ok(ended?.then_some(status))
 }
 
-fn tail(output: OwnedFd) -> String {
-    let mut file = std::fs::File::from(output);
-    let mut text = Vec::new();
-    let length = file.seek(io::SeekFrom::End(0)).unwrap_or(0);
-    let read = file
-        .seek(io::SeekFrom::Start(length.saturating_sub(OUTPUT_SHOWN_MAX)))
-        .and_then(|_| file.take(OUTPUT_SHOWN_MAX).read_to_end(&mut text));
-    // What it wrote is a help for the reader; the failure itself is told without it too.
-    drop(read);
-    String::from_utf8_lossy(&text).trim().to_owned()
+/// Whether it ends in time.
+fn watch(pid: Pid, output: &mut Output, timeout: Option<Duration>) -> io::Result<bool> {
+    let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+    // Without an end where the clock has none for it.
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let mut open = true;
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if ends_within(pidfd.as_fd(), open.then(|| output.pipe.as_fd()), left)? {
+            output.drain();
+            return Ok(true);
+        }
+        if left.is_some_and(|left| left.is_zero()) {
+            return Ok(false);
+        }
+        // One that closed both of its outputs would be ready for ever.
+        open = open && output.read() != Some(0);
+    }
+}
+
+/// Waits for an end or for output; whether it is the end.
+fn ends_within(
+    pidfd: BorrowedFd<'_>,
+    pipe: Option<BorrowedFd<'_>>,
+    left: Option<Duration>,
+) -> io::Result<bool> {
+    let left = left.map_or(PollTimeout::NONE, |left| PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
+    let mut fds = [pidfd, pipe.unwrap_or(pidfd)].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+    match poll(&mut fds, left) {
+        Err(nix::errno::Errno::EINTR) => Ok(false),
+        Err(errno) => Err(errno.into()),
+        Ok(_) => Ok(fds[0].any() == Some(true)),
+    }
+}
+
+/// What a hook writes. It is read all the time, so that the hook never waits; the end of it is kept.
+struct Output {
+    /// Does not block.
+    pipe: OwnedFd,
+    kept: Vec<u8>,
+}
+
+impl Output {
+    /// How much came; 0: nothing will any more, `None`: nothing did.
+    fn read(&mut self) -> Option<usize> {
+        let mut bytes = [0; OUTPUT_KEPT_MAX];
+        let length = match rustix::io::retry_on_intr(|| rustix::io::read(&self.pipe, &mut bytes)) {
+            Ok(length) => length,
+            Err(Errno::AGAIN) => return None,
+            Err(_) => 0,
+        };
+        self.kept.extend(bytes.iter().take(length));
+        self.kept.drain(..self.kept.len().saturating_sub(OUTPUT_KEPT_MAX));
+        Some(length)
+    }
+
+    fn drain(&mut self) {
+        let mut left = OUTPUT_LEFT_MAX;
+        while left > 0 {
+            match self.read() {
+                None | Some(0) => return,
+                Some(length) => left = left.saturating_sub(length),
+            }
+        }
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.kept).trim().to_owned()
+    }
+}
+
+/// A pipe whose read end does not block.
+pub(super) fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = pipe()?;
+    rustix::io::ioctl_fionbio(&read, true)?;
+    Ok((read, write))
 }
 
 /// The state that a hook is told.
@@ -280,6 +354,40 @@ mod tests {
     fn a_hook_that_never_ends_is_ended() {
         let error = run_one(&shell("exec sleep 1000", Some(1)), &some_state()).unwrap_err();
         assert!(matches!(error, HookError::Timeout { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_hooks_descendants_end_with_its_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let pids = dir.path().join("pids");
+        // The second is nobody's child by then, and would outlive the first.
+        let script = format!("sleep 1000 & echo $! > {}; wait", pids.display());
+        let error = run_one(&shell(&script, Some(1)), &some_state()).unwrap_err();
+        assert!(matches!(error, HookError::Timeout { .. }), "{error}");
+        let pid: i32 = std::fs::read_to_string(pids).unwrap().trim().parse().unwrap();
+        let Ok(pidfd) = pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()) else { return };
+        assert!(ends_within(pidfd.as_fd(), None, Some(Duration::from_secs(60))).unwrap());
+    }
+
+    #[test]
+    fn a_hook_may_write_without_end_and_the_end_is_told() {
+        let script = "head -c 1000000 /dev/zero | tr '\\0' x; echo; echo no luck >&2; exit 3";
+        let HookError::Failed { output, .. } = run_one(&shell(script, None), &some_state()).unwrap_err()
+        else {
+            panic!()
+        };
+        assert!(output.ends_with("x\nno luck") && output.len() <= OUTPUT_KEPT_MAX, "{output}");
+        run_one(&shell("exec >&- 2>&-; sleep 0.1", None), &some_state()).unwrap();
+    }
+
+    #[test]
+    fn a_hooks_descendants_may_live_on_with_its_output() {
+        let dir = tempfile::tempdir().unwrap();
+        let pid = dir.path().join("pid");
+        let script = format!("sleep 1000 & echo $! > {}", pid.display());
+        run_one(&shell(&script, None), &some_state()).unwrap();
+        let pid: i32 = std::fs::read_to_string(pid).unwrap().trim().parse().unwrap();
+        rustix::process::kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub mod hooks;
 mod mounts;
 mod net_devices;
 mod plan;
-mod resctrl;
+pub(crate) mod resctrl;
 mod rootfs;
 
 pub use self::ahead::{NetworkAhead, RootAhead};
@@ -37,7 +37,7 @@ pub use self::error::{CreateError, StartError};
 pub use self::exec::ExecOptions;
 pub use self::gate::Gate;
 pub use self::mounts::mount_options;
-pub use self::resctrl::remove as remove_resctrl;
+pub use self::resctrl::{has as has_resctrl, remove as remove_resctrl, update as update_resctrl};
 
 use std::ffi::CString;
 use std::io;
@@ -54,7 +54,7 @@ use serde::{Deserialize, Serialize};
 
 use self::child::Message;
 use self::hooks::HookError;
-use self::net_devices::NetDevices;
+use self::net_devices::{MovedIn, NetDevices};
 use self::plan::{HookFiles, Outside, Plan};
 use crate::cgroup::{Cgroup, CgroupError, Cgroups};
 use crate::seccomp::{self, Filter, Told};
@@ -224,9 +224,14 @@ fn launch(
     let first_of_entry = (plan.steps.len() + plan.last.len()) as u32;
     let named = plan.told.is_some();
     let outside = std::mem::take(&mut plan.outside);
+    let limits = plan.limits();
     let (filter, hook_files) = (plan.filter.take(), plan.hook_files.take());
-    let mut belongings =
-        Belongings { net_devices: plan.net_devices.take(), resctrl: plan.resctrl.take(), joined: None };
+    let mut belongings = Belongings {
+        net_devices: plan.net_devices.take(),
+        moved: None,
+        resctrl: plan.resctrl.take(),
+        joined: None,
+    };
     // With it go this process's copies of the child's ends, so that the child's death ends the pipe.
     drop(plan);
     // Both write to one pipe: the init's first words may overtake the one that tells of it.
@@ -268,6 +273,13 @@ fn launch(
                 placed.map_err(CreateError::from).and_then(|()| container.go_on())
             }
             Message::Maps => outside.write(container.pid).and_then(|()| container.go_on()),
+            Message::Limits => {
+                for limit in &limits {
+                    // The child tries once more, and tells.
+                    let _ = sys::set_rlimit(Some(container.pid), limit.resource, limit.soft, limit.hard);
+                }
+                container.go_on()
+            }
             Message::Hooks => {
                 about.run_hooks(container.pid, hook_files.as_ref()).and_then(|()| container.go_on())
             }
@@ -296,6 +308,7 @@ fn launch(
 /// What a container gets from outside as soon as its init is there.
 struct Belongings {
     net_devices: Option<NetDevices>,
+    moved: Option<MovedIn>,
     resctrl: Option<resctrl::Membership>,
     joined: Option<resctrl::Joined>,
 }
@@ -303,14 +316,14 @@ struct Belongings {
 impl Belongings {
     fn give(&mut self, pid: i32) -> Result<(), CreateError> {
         self.joined = self.resctrl.take().map(|group| group.join(pid)).transpose()?;
-        match self.net_devices.take() {
-            Some(devices) => devices.move_in(pid),
-            None => Ok(()),
-        }
+        self.moved = self.net_devices.take().map(|devices| devices.move_in(pid)).transpose()?;
+        Ok(())
     }
 
-    /// Devices come back by themselves, with the end of their namespace.
     fn take_back(&mut self) {
+        if let Some(moved) = &mut self.moved {
+            moved.give_back();
+        }
         if let Some(joined) = &mut self.joined {
             joined.undo();
         }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader,
@@ -69,14 +70,7 @@ pub(super) fn plan(
     devices.sort();
     let named = linux.namespaces().iter().flatten().find(|entry| entry.typ() == LinuxNamespaceType::Network);
     let joined = match (joined, named.and_then(super::build::joined_path)) {
-        (None, Some(path)) => {
-            let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-            let error = |errno: rustix::io::Errno| CreateError::OpenNamespace {
-                path: path.clone(),
-                source: errno.into(),
-            };
-            Some(fd.map_err(error)?)
-        }
+        (None, Some(path)) => Some(open_namespace(path)?),
         (joined, _) => joined,
     };
     let (read, write) = pipe().map_err(CreateError::Pipe)?;
@@ -101,41 +95,84 @@ struct Device {
 
 impl NetDevices {
     /// Moves them and lets the container's process go on.
-    pub(super) fn move_in(self, pid: i32) -> Result<(), CreateError> {
-        let opened;
-        let namespace = match &self.joined {
-            Some(joined) => joined.as_fd(),
-            None => {
-                let path = format!("/proc/{pid}/ns/net");
-                let fd = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-                opened = fd.map_err(|errno| CreateError::OpenNamespace {
-                    path: path.into(),
-                    source: errno.into(),
-                })?;
-                opened.as_fd()
-            }
+    pub(super) fn move_in(self, pid: i32) -> Result<MovedIn, CreateError> {
+        let Self { devices, joined, moved: waited_for } = self;
+        let namespace = match joined {
+            Some(joined) => joined,
+            None => open_namespace(format!("/proc/{pid}/ns/net").as_ref())?,
         };
-        for (name, inside) in &self.devices {
-            let error = |step| move |source| CreateError::NetDevice { name: name.clone(), step, source };
-            let mut here = Netlink::open().map_err(error("open a netlink socket"))?;
-            let device = here.find(name).map_err(error("find it"))?;
-            let mut there = Netlink::open_in(namespace).map_err(error("open a netlink socket in there"))?;
-            // The kernel moves first and renames then: a name that is taken would leave the device in there.
-            if there.link(inside).is_ok() {
-                return Err(error("name it")(io::Error::from_raw_os_error(libc::EEXIST)));
+        let mut all = MovedIn { namespace, devices: Vec::new() };
+        for (name, inside) in devices {
+            if let Err(error) = all.take(name, inside) {
+                all.give_back();
+                return Err(error);
             }
-            here.set_up(device.index, false).map_err(error("take it down"))?;
-            if let Err(source) = here.give(device.index, inside, namespace) {
-                if device.up {
-                    let _ = here.set_up(device.index, true);
-                }
-                return Err(error("move it")(source));
-            }
-            there.arrive(inside, device.addresses).map_err(error("set it up in there"))?;
         }
         // A broken pipe means that the process is gone; that is found out soon.
-        let _ = rustix::io::write(&self.moved, b"!");
-        Ok(())
+        let _ = rustix::io::write(&waited_for, b"!");
+        Ok(all)
+    }
+}
+
+fn open_namespace(path: &Path) -> Result<OwnedFd, CreateError> {
+    let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    fd.map_err(|errno| CreateError::OpenNamespace { path: path.into(), source: errno.into() })
+}
+
+/// Devices in the container, until it is known whether it comes about.
+pub(super) struct MovedIn {
+    /// Lives as long as this descriptor, with the devices in it.
+    namespace: OwnedFd,
+    /// Name on the host, name in the container, and the device as it was.
+    devices: Vec<(String, String, Device)>,
+}
+
+impl MovedIn {
+    fn take(&mut self, name: String, inside: String) -> Result<(), CreateError> {
+        let error = |step| {
+            let name = name.clone();
+            move |source| CreateError::NetDevice { name, step, source }
+        };
+        let namespace = self.namespace.as_fd();
+        let mut here = Netlink::open().map_err(error("open a netlink socket"))?;
+        let device = here.find(&name).map_err(error("find it"))?;
+        let mut there = Netlink::open_in(namespace).map_err(error("open a netlink socket in there"))?;
+        // The kernel moves first and renames then: a name that is taken would leave the device in there.
+        if there.link(&inside).is_ok() {
+            return Err(error("name it")(io::Error::from_raw_os_error(libc::EEXIST)));
+        }
+        here.set_up(device.index, false).map_err(error("take it down"))?;
+        if let Err(source) = here.give(device.index, &inside, namespace) {
+            if device.up {
+                let _ = here.set_up(device.index, true);
+            }
+            return Err(error("move it")(source));
+        }
+        let arrived = there.arrive(&inside, device.addresses.clone(), true);
+        let arrived = arrived.map_err(error("set it up in there"));
+        self.devices.push((name, inside, device));
+        arrived
+    }
+
+    /// The container did not come about: the kernel would end some devices with the namespace, and leave others under
+    /// their new names.
+    pub(super) fn give_back(&mut self) {
+        while let Some((name, inside, device)) = self.devices.pop() {
+            // What was to be created has failed, and that is what to tell; this is as good as it can be had.
+            let _ = self.give_one_back(&name, &inside, device);
+        }
+    }
+
+    fn give_one_back(&self, name: &str, inside: &str, device: Device) -> io::Result<()> {
+        let mut there = Netlink::open_in(self.namespace.as_fd())?;
+        let mut here = Netlink::open()?;
+        let (index, _) = there.link(inside)?;
+        there.set_up(index, false)?;
+        // This thread's: it need not be in the namespace of the first one.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let home = rustix::fs::open("/proc/thread-self/ns/net", flags, Mode::empty())?;
+        there.give(index, name, home.as_fd())?;
+        here.arrive(name, device.addresses, device.up)
     }
 }
 
@@ -207,7 +244,7 @@ impl Netlink {
         self.ask(RouteNetlinkMessage::SetLink(message), NLM_F_ACK).map(drop)
     }
 
-    fn arrive(&mut self, name: &str, addresses: Vec<AddressMessage>) -> io::Result<()> {
+    fn arrive(&mut self, name: &str, addresses: Vec<AddressMessage>, up: bool) -> io::Result<()> {
         let (index, _) = self.link(name)?;
         for mut address in addresses {
             address.header.index = index;
@@ -223,7 +260,7 @@ impl Netlink {
             let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
             self.ask(RouteNetlinkMessage::NewAddress(address), flags)?;
         }
-        self.set_up(index, true)
+        self.set_up(index, up)
     }
 
     /// Sends one request and collects the answers up to the acknowledgement or the end of the list.
@@ -393,6 +430,23 @@ mod tests {
             let error = run(json!({"skepveth": {"name": "lo"}})).unwrap_err().to_string();
             assert!(error.contains("skepveth") && error.contains("name it"), "{error}");
             assert!(Netlink::open().unwrap().link("skepveth").unwrap().1, "it was up");
+        });
+    }
+
+    #[test]
+    fn devices_come_back_when_a_later_step_fails() {
+        alone(|| {
+            make_veth("skepveth");
+            // There will be no device of the name that a sysctl is for.
+            let error = run(json!({"skepveth": {"name": "net1"}})).unwrap_err().to_string();
+            assert!(error.contains("net0"), "{error}");
+            let device = Netlink::open().unwrap().find("skepveth").unwrap();
+            assert!(device.up);
+            assert_eq!(device.addresses.len(), 1);
+            // The second cannot be moved.
+            let error = run(json!({"skepveth": {"name": "net0"}, "skepzzz": {}})).unwrap_err().to_string();
+            assert!(error.contains("skepzzz"), "{error}");
+            assert_eq!(Netlink::open().unwrap().find("skepveth").unwrap().addresses.len(), 1);
         });
     }
 }

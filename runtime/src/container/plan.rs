@@ -56,9 +56,12 @@ pub(super) struct Plan {
 }
 
 /// The work of a process between the creator and the init, which is the init's elder sibling (`CLONE_PARENT`).
+#[derive(Default)]
 pub(super) struct Entry {
     /// Processors to run on until the group is joined.
     pub(super) affinity: Option<Step>,
+    /// Text for `oom_score_adj`, which takes the host's rights and is handed down to the init.
+    pub(super) oom_score: Option<Vec<u8>>,
     /// Files of groups, for `0` to be written into, while the host's are in sight.
     pub(super) cgroups: Vec<OwnedFd>,
     /// In order; what is refused for want of privilege is tried again after the user namespace.
@@ -114,8 +117,8 @@ pub(super) struct HookFiles {
     pub(super) creating: OwnedFd,
     /// The state after it.
     pub(super) created: OwnedFd,
-    /// For their output, which is told if one fails.
-    pub(super) output: OwnedFd,
+    /// A pipe for their output, the end of which is told if one fails.
+    pub(super) output: (OwnedFd, OwnedFd),
 }
 
 /// One step. Errors are reported by its index.
@@ -209,11 +212,12 @@ pub(super) enum Step {
     /// How mounts below the new root spread.
     RootPropagation(Propagation),
     OomScore(Vec<u8>),
+    /// Wait for the creator to set the limits that follow: to raise them takes the host's rights. What it could not do
+    /// is tried once more.
+    Limits,
     Rlimit {
         name: String,
-        resource: u32,
-        soft: u64,
-        hard: u64,
+        limit: Limit,
     },
     /// By number.
     DropBounding(u8),
@@ -233,6 +237,14 @@ pub(super) enum Step {
     WorkingDirectory(CString),
     /// The file mode creation mask of the program.
     Umask(u32),
+}
+
+/// A resource limit, the resource by the kernel's number (setrlimit(2)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Limit {
+    pub(super) resource: u32,
+    pub(super) soft: u64,
+    pub(super) hard: u64,
 }
 
 /// The root filesystem, before it is attached.
@@ -371,10 +383,27 @@ impl Plan {
             all.push("join the cgroup".to_owned());
             all.push("make the time namespace and set its offsets".to_owned());
             all.push("make a process in new namespaces".to_owned());
-            all.extend(entry.affinity.as_ref().map(Step::describe));
+            all.push(entry.affinity.as_ref().map(Step::describe).unwrap_or_default());
+            all.extend(entry.oom_score.as_deref().map(describe_oom_score));
         }
         all
     }
+
+    /// The limits that the creator sets at [`Step::Limits`].
+    pub(super) fn limits(&self) -> Vec<Limit> {
+        if !self.steps.iter().any(|step| matches!(step, Step::Limits)) {
+            return Vec::new();
+        }
+        let limits = self.steps.iter().filter_map(|step| match step {
+            Step::Rlimit { limit, .. } => Some(*limit),
+            _ => None,
+        });
+        limits.collect()
+    }
+}
+
+fn describe_oom_score(value: &[u8]) -> String {
+    format!("set process.oomScoreAdj to {}", String::from_utf8_lossy(value))
 }
 
 impl Join {
@@ -440,8 +469,9 @@ impl Step {
                 "change the root".to_owned()
             }
             Self::RootPropagation(_) => "set the root's propagation".to_owned(),
-            Self::OomScore(value) => format!("set process.oomScoreAdj to {}", String::from_utf8_lossy(value)),
-            Self::Rlimit { name, soft, hard, .. } => format!("set {name} to {soft}:{hard}"),
+            Self::OomScore(value) => describe_oom_score(value),
+            Self::Limits => "be given limits".to_owned(),
+            Self::Rlimit { name, limit } => format!("set {name} to {}:{}", limit.soft, limit.hard),
             Self::DropBounding(number) => format!("drop capability {number}"),
             Self::Credentials { uid, gid, .. } => {
                 format!("become user {}:{} with its capabilities", uid.as_raw(), gid.as_raw())

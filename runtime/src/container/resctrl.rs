@@ -93,19 +93,25 @@ impl Membership {
                 joined.made.push(self.group.clone());
             }
         }
-        let write = |path: PathBuf, text: &str| {
-            std::fs::write(&path, text).map_err(|source| self.fail("write", &path, source))
-        };
-        if !self.schemata.is_empty() {
-            write(self.group.join("schemata"), &self.schemata)?;
-        }
-        write(self.group.join("tasks"), &pid.to_string())?;
+        self.write_schemata()?;
+        self.write(self.group.join("tasks"), &pid.to_string())?;
         if let Some(monitor) = &self.monitor {
             std::fs::create_dir(monitor).map_err(|source| self.fail("make", monitor, source))?;
             joined.made.push(monitor.clone());
-            write(monitor.join("tasks"), &pid.to_string())?;
+            self.write(monitor.join("tasks"), &pid.to_string())?;
         }
         Ok(())
+    }
+
+    fn write_schemata(&self) -> Result<(), CreateError> {
+        if self.schemata.is_empty() {
+            return Ok(());
+        }
+        self.write(self.group.join("schemata"), &self.schemata)
+    }
+
+    fn write(&self, path: PathBuf, text: &str) -> Result<(), CreateError> {
+        std::fs::write(&path, text).map_err(|source| self.fail("write", &path, source))
     }
 
     /// A group that others use must be what the spec says it is.
@@ -152,17 +158,76 @@ fn schemas(text: &str) -> BTreeMap<(String, String), String> {
     found
 }
 
+/// Gives a running container, made of this spec, other schemas, in its group or in a new one that its init joins. Returns
+/// what the container's spec says from now on, by which [`remove`] finds the group.
+///
+/// # Errors
+/// [`CreateError::Kernel`] if the kernel has no resctrl, [`CreateError::Resctrl`], [`CreateError::Invalid`].
+pub fn update(
+    id: &str,
+    spec: &Spec,
+    init: i32,
+    l3_cache: Option<&str>,
+    memory_bandwidth: Option<&str>,
+) -> Result<LinuxIntelRdt, CreateError> {
+    let root = features::resctrl_root()
+        .ok_or_else(|| CreateError::Kernel { what: "mounted resctrl", field: "linux.intelRdt".to_owned() })?;
+    let before = spec.linux().as_ref().and_then(|linux| linux.intel_rdt().as_ref());
+    update_in(&root, before, id, init, l3_cache, memory_bandwidth)
+}
+
+/// Whether the kernel can share a kind of resource out, `L3` or `MB`; caches also in two halves (kernel documentation,
+/// `filesystems/resctrl`).
+pub fn has(resource: &str) -> bool {
+    features::resctrl_root().is_some_and(|root| has_in(&root, resource))
+}
+
+fn has_in(root: &Path, resource: &str) -> bool {
+    ["", "CODE"].iter().any(|half| root.join("info").join(format!("{resource}{half}")).is_dir())
+}
+
+fn update_in(
+    root: &Path,
+    before: Option<&LinuxIntelRdt>,
+    id: &str,
+    init: i32,
+    l3_cache: Option<&str>,
+    memory_bandwidth: Option<&str>,
+) -> Result<LinuxIntelRdt, CreateError> {
+    let owned = |schema: Option<&str>| schema.map(str::to_owned);
+    let mut change = before.cloned().unwrap_or_default();
+    // What is not named stays as it is.
+    change.set_schemata(None).set_l3_cache_schema(owned(l3_cache)).set_mem_bw_schema(owned(memory_bandwidth));
+    let group = plan_in(root, &change, id)?;
+    match before {
+        Some(_) => group.write_schemata()?,
+        None => drop(group.join(init)?),
+    }
+    let mut now = before.cloned().unwrap_or_default();
+    if l3_cache.is_some() {
+        now.set_l3_cache_schema(owned(l3_cache));
+    }
+    if memory_bandwidth.is_some() {
+        now.set_mem_bw_schema(owned(memory_bandwidth));
+    }
+    Ok(now)
+}
+
 /// Removes what [`super::create`] made in resctrl for a container of this name and spec, when the container is deleted.
 /// It is no error if there is nothing.
 ///
 /// # Errors
 /// The kernel's, if a group cannot be removed.
 pub fn remove(id: &str, spec: &Spec) -> io::Result<()> {
-    let Some(wanted) = spec.linux().as_ref().and_then(|linux| linux.intel_rdt().as_ref()) else {
-        return Ok(());
-    };
-    let Some(root) = features::resctrl_root() else { return Ok(()) };
-    remove_in(&root, wanted, id)
+    remove_group(id, spec.linux().as_ref().and_then(|linux| linux.intel_rdt().as_ref()))
+}
+
+/// [`remove`] for who has kept this part of the spec alone.
+pub(crate) fn remove_group(id: &str, wanted: Option<&LinuxIntelRdt>) -> io::Result<()> {
+    match (wanted, wanted.and_then(|_| features::resctrl_root())) {
+        (Some(wanted), Some(root)) => remove_in(&root, wanted, id),
+        _ => Ok(()),
+    }
 }
 
 fn remove_in(root: &Path, wanted: &LinuxIntelRdt, id: &str) -> io::Result<()> {
@@ -228,6 +293,40 @@ mod tests {
         std::fs::remove_file(group.join("mon_groups/box/tasks")).unwrap();
         remove_in(root.path(), &wanted(monitored), "box").unwrap();
         assert!(group.exists() && !group.join("mon_groups/box").exists());
+    }
+
+    #[test]
+    fn an_update_changes_the_group_or_makes_one() {
+        let root = tempfile::tempdir().unwrap();
+        let read = |name| std::fs::read_to_string(root.path().join(name)).unwrap();
+        // In none: it gets a group of its own, which the new spec tells of.
+        let now = update_in(root.path(), None, "box", 42, Some("L3:0=f"), None).unwrap();
+        assert_eq!((read("box/schemata"), read("box/tasks")), ("L3:0=f\n".to_owned(), "42".to_owned()));
+        // In its own: what is named is written, all is remembered.
+        let now = update_in(root.path(), Some(&now), "box", 42, None, Some("MB:0=20")).unwrap();
+        assert_eq!(read("box/schemata"), "MB:0=20\n");
+        assert_eq!(now, wanted(json!({"l3CacheSchema": "L3:0=f", "memBwSchema": "MB:0=20"})));
+        // In a named one.
+        std::fs::create_dir(root.path().join("fast")).unwrap();
+        let named = wanted(json!({"closID": "fast", "schemata": ["L2:0=1"]}));
+        let now = update_in(root.path(), Some(&named), "other", 42, Some("L3:0=3"), None).unwrap();
+        assert_eq!(read("fast/schemata"), "L3:0=3\n");
+        assert_eq!(now, wanted(json!({"closID": "fast", "schemata": ["L2:0=1"], "l3CacheSchema": "L3:0=3"})));
+        assert!(!root.path().join("other").exists());
+        for name in ["schemata", "tasks"] {
+            std::fs::remove_file(root.path().join("box").join(name)).unwrap();
+        }
+        remove_in(root.path(), &wanted(json!({"l3CacheSchema": "L3:0=f"})), "box").unwrap();
+        assert!(!root.path().join("box").exists());
+        let broken = update_in(root.path(), None, "box", 42, Some("a\nb"), None);
+        assert!(matches!(broken, Err(CreateError::Invalid(_))));
+    }
+
+    #[test]
+    fn a_resource_is_there_if_the_kernel_tells_of_it() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join("info/L3CODE")).unwrap();
+        assert!(has_in(root.path(), "L3") && !has_in(root.path(), "MB"));
     }
 
     #[test]

@@ -168,6 +168,21 @@ fn a_user_namespace_has_its_map_and_its_root() {
 }
 
 #[test]
+fn limits_and_score_of_an_exec_come_from_outside_of_its_user_namespace() {
+    let container = Box::new("exec sleep 1000").with(with_user_namespace).with(|spec| {
+        spec["process"]["oomScoreAdj"] = json!(123);
+        spec["process"]["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 60, "hard": 64}]);
+    });
+    let init = Running::start(container.create().unwrap());
+    let text = container.exec(&init.0, "ulimit -Sn; ulimit -Hn; cat /proc/self/oom_score_adj");
+    assert_eq!(text, "60\n64\n123\n");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", init.0.pid())).unwrap();
+    let files: Vec<&str> =
+        limits.lines().find(|line| line.starts_with("Max open files")).unwrap().split_whitespace().collect();
+    assert_eq!(files[3..5], ["60", "64"]);
+}
+
+#[test]
 fn a_time_namespace_has_its_offsets() {
     let offsets = |spec: &mut Value| {
         spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "time"}));
@@ -393,17 +408,23 @@ fn a_named_gate_is_passed_once_and_tells_what_became_of_it() {
     let gate = tempfile::tempdir().unwrap();
     let made = container.create_at(Gate::Named(gate.path().to_owned()), None).unwrap();
     assert!(Gate::is_closed(gate.path()));
-    Gate::pass(gate.path(), &container.spec, "sh", made.pidfd()).unwrap();
+    Gate::pass(gate.path(), &container.spec, "sh", made.pidfd(), || {}).unwrap();
     made.wait().unwrap();
     assert_eq!(container.text(), "ran\n");
     assert!(!Gate::is_closed(gate.path()));
-    assert!(matches!(Gate::pass(gate.path(), &container.spec, "sh", made.pidfd()), Err(StartError::Started)));
+    assert!(matches!(
+        Gate::pass(gate.path(), &container.spec, "sh", made.pidfd(), || {}),
+        Err(StartError::Started)
+    ));
     // One that was killed before.
     let gate = tempfile::tempdir().unwrap();
     let made = container.create_at(Gate::Named(gate.path().to_owned()), None).unwrap();
     made.kill(Signal::KILL).unwrap();
     made.wait().unwrap();
-    assert!(matches!(Gate::pass(gate.path(), &container.spec, "sh", made.pidfd()), Err(StartError::Died)));
+    assert!(matches!(
+        Gate::pass(gate.path(), &container.spec, "sh", made.pidfd(), || {}),
+        Err(StartError::Died)
+    ));
     // One whose program is none.
     let gate = tempfile::tempdir().unwrap();
     let program = gate.path().join("garbage");
@@ -411,7 +432,8 @@ fn a_named_gate_is_passed_once_and_tells_what_became_of_it() {
     std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let container = Box::new("").with(|spec| spec["process"]["args"] = json!([program]));
     let made = container.create_at(Gate::Named(gate.path().to_owned()), None).unwrap();
-    let error = Gate::pass(gate.path(), &container.spec, "garbage", made.pidfd()).unwrap_err().to_string();
+    let error =
+        Gate::pass(gate.path(), &container.spec, "garbage", made.pidfd(), || {}).unwrap_err().to_string();
     assert!(error.contains("garbage") && error.contains("exec format error"), "{error}");
     made.wait().unwrap();
 }

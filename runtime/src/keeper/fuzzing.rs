@@ -7,9 +7,10 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use super::KeeperOptions;
 use super::protocol::{MAX_MESSAGE, Request};
-use super::records::{Record, parse_stat};
+use super::records::Record;
 use super::server::{End, Server};
 use crate::process::Process;
+use crate::process::Stat;
 
 /// Between the messages of one client.
 const END: u8 = 0;
@@ -81,7 +82,7 @@ fn pair() -> Option<(OwnedFd, OwnedFd)> {
 
 /// A record on disk, and the kernel's `stat` of a process.
 pub fn record(bytes: &[u8]) {
-    let _ = parse_stat(&String::from_utf8_lossy(bytes));
+    let _ = Stat::parse(&String::from_utf8_lossy(bytes));
     let Ok(record) = serde_json::from_slice::<Record>(bytes) else { return };
     let _ = (record.alive(), Process::open(record.pid, record.pid_start));
     let again = serde_json::to_vec(&record).unwrap_or_default();

@@ -25,6 +25,8 @@
 //! its exit code cannot be known ([`Outcome::Unknown`]), unless the keeper replaced itself by exec ([`Request::Reexec`]).
 
 mod client;
+mod door;
+mod error;
 mod events;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
@@ -33,6 +35,7 @@ mod managed;
 mod options;
 mod protocol;
 mod records;
+mod refusals;
 mod requests;
 mod respawn;
 mod server;
@@ -40,11 +43,12 @@ mod spawn;
 mod wire;
 
 pub use self::client::{ClientError, KeeperClient};
+pub use self::error::KeeperError;
 pub use self::events::KeeperEvents;
 pub use self::options::{KeeperOptions, SOCKET_NAME};
 pub use self::protocol::{
     ContainerInfo, ContainerStatus, CreateContainer, Event, Exit, LogOptions, Outcome, Refusal, RefusalKind,
     Reply, Request, Rootfs,
 };
-pub use self::server::{KeeperError, main};
+pub use self::server::main;
 pub use self::spawn::spawn_keeper;

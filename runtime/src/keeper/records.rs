@@ -5,9 +5,16 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use oci_spec::runtime::LinuxIntelRdt;
 use serde::{Deserialize, Serialize};
 
 use super::protocol::{ContainerInfo, ContainerStatus};
+
+/// End of a record's name.
+const SUFFIX: &str = ".json";
+
+/// End of the name of one that is being written.
+const TEMPORARY: &str = ".json.new";
 
 /// One container's record.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -20,6 +27,9 @@ pub(super) struct Record {
     pub(super) pid_start: u64,
     /// The kernel's boot ID.
     pub(super) boot: String,
+    /// The spec's `linux.intelRdt`: what there is to remove in resctrl.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) resctrl: Option<LinuxIntelRdt>,
 }
 
 impl Record {
@@ -46,17 +56,24 @@ impl Records {
         let mut records = BTreeMap::new();
         let mut complaints = Vec::new();
         for entry in std::fs::read_dir(&self.directory)? {
-            let path = entry?.path();
-            if path.extension().is_none_or(|extension| extension != "json") {
-                // A temporary file that a crash left.
-                std::fs::remove_file(&path)?;
+            let entry = entry?;
+            let path = entry.path();
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.ends_with(TEMPORARY) && entry.file_type()?.is_file() {
+                // A crash left it; it is written over when its turn comes if it cannot be removed.
+                let _ = std::fs::remove_file(&path);
                 continue;
             }
+            // What else lies there is somebody else's.
+            let Some(id) = name.strip_suffix(SUFFIX) else { continue };
             let read = std::fs::read(&path).map_err(|error| error.to_string());
-            match read
-                .and_then(|bytes| serde_json::from_slice::<Record>(&bytes).map_err(|error| error.to_string()))
-            {
-                Ok(record) => drop(records.insert(record.info.id.clone(), record)),
+            let record = read.and_then(|bytes| {
+                serde_json::from_slice::<Record>(&bytes).map_err(|error| error.to_string())
+            });
+            match record {
+                Ok(record) if record.info.id == id => drop(records.insert(id.to_owned(), record)),
+                Ok(record) => complaints.push(format!("{}: of {:?}", path.display(), record.info.id)),
                 Err(error) => complaints.push(format!("{}: {error}", path.display())),
             }
         }
@@ -67,7 +84,7 @@ impl Records {
     /// container does not either.
     pub(super) fn save(&self, record: &Record, durable: bool) -> io::Result<()> {
         let path = self.path(&record.info.id);
-        let temporary = path.with_extension("json.new");
+        let temporary = self.directory.join(format!("{}{TEMPORARY}", record.info.id));
         let mut file = File::create(&temporary)?;
         file.write_all(&serde_json::to_vec(record)?)?;
         if durable {
@@ -88,7 +105,7 @@ impl Records {
     }
 
     fn path(&self, id: &str) -> PathBuf {
-        self.directory.join(format!("{id}.json"))
+        self.directory.join(format!("{id}{SUFFIX}"))
     }
 }
 
@@ -97,29 +114,9 @@ pub(super) fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
-/// A process' parent and start time.
-pub(super) fn process_identity(pid: i32) -> Option<(i32, u64)> {
-    parse_stat(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
-}
-
-pub(super) fn parse_stat(text: &str) -> Option<(i32, u64)> {
-    // The name in parentheses may hold anything, also parentheses and spaces.
-    let mut fields = text.rsplit_once(')')?.1.split_whitespace();
-    let parent = fields.nth(1)?.parse().ok()?;
-    Some((parent, fields.nth(17)?.parse().ok()?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn stat_with_a_hostile_name() {
-        let text = "77 (a) b) 1 (x) S 42 77 77 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 987654 1 2";
-        assert_eq!(parse_stat(text), Some((42, 987_654)));
-        assert_eq!(parse_stat("nonsense"), None);
-        assert!(process_identity(std::process::id() as i32).is_some());
-    }
 
     #[test]
     fn leftovers_go_and_broken_records_are_reported() {
@@ -127,9 +124,14 @@ mod tests {
         let records = Records::open(dir.path()).unwrap();
         std::fs::write(dir.path().join("containers/a.json.new"), "half").unwrap();
         std::fs::write(dir.path().join("containers/b.json"), "{").unwrap();
+        std::fs::create_dir_all(dir.path().join("containers/c.json.new/d")).unwrap();
+        std::fs::create_dir_all(dir.path().join("containers/e/f")).unwrap();
+        std::fs::write(dir.path().join("containers/notes"), "keep").unwrap();
+        std::fs::create_dir(dir.path().join("containers/g.json")).unwrap();
         let (found, complaints) = records.load().unwrap();
         assert!(found.is_empty());
-        assert_eq!(complaints.len(), 1);
+        assert_eq!(complaints.len(), 2, "{complaints:?}");
+        assert!(dir.path().join("containers/notes").exists());
         assert!(!dir.path().join("containers/a.json.new").exists());
     }
 }

@@ -9,22 +9,20 @@ use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::managed::{self, Managed};
 use super::protocol::{
-    ContainerInfo, ContainerStatus, CreateContainer, LIST_PAGE_BYTES, MAX_NOTE, Refusal, RefusalKind, Reply,
-    Request,
+    ContainerInfo, ContainerStatus, CreateContainer, LIST_PAGE_BYTES, Refusal, RefusalKind, Reply, Request,
 };
-use super::records::{Record, process_identity};
+use super::records::Record;
+use super::refusals::{chain, check, check_spec, create_refusal, not_found, refuse, start_refusal};
 use super::server::{End, Server, now};
 use crate::cgroup::Limits;
-use crate::container::{self, CreateError, CreateOptions, Gate, Meanwhile, RootAhead, StartError};
+use crate::container::{self, CreateOptions, Gate, Meanwhile, RootAhead, resctrl};
+use crate::process::Stat;
 use crate::seccomp::Filter;
 use crate::spec::oci::Spec;
 use crate::spec::{ReadProfile, read_bundle_knowing};
 
 /// The last signal there is (signal(7)).
 const SIGNAL_MAX: i32 = 64;
-
-/// Longest container ID.
-const ID_BYTES_MAX: usize = 128;
 
 /// What a container is built of, beside what the request says.
 struct Prepared<'a> {
@@ -101,6 +99,7 @@ impl Server {
         }
         let root = RootAhead::begin(&request.rootfs, &request.bundle);
         let (spec, filter) = self.read_bundle(&request.bundle)?;
+        check_spec(&spec)?;
         let log = managed::open_log(request.log.as_ref())
             .map_err(|error| refuse(RefusalKind::Failed, format!("cannot open the log file: {error}")))?;
         let user =
@@ -108,17 +107,18 @@ impl Server {
         let recorded = OnceCell::new();
         // On disk before exec: a keeper that dies in between leaves nothing running that the next does not know.
         let note = |pid: i32| {
-            let record = self.record(request, pid);
+            let record = self.record(request, &spec, pid);
             let saved = self.records.save(&record, false);
             // Called once a container.
             drop(recorded.set((record, saved)));
         };
-        let result = self.build(request, &spec, user, Prepared { netns: netns.as_ref(), root, filter, note: &note });
+        let result =
+            self.build(request, &spec, user, Prepared { netns: netns.as_ref(), root, filter, note: &note });
         let (container, group, pipes) = result.inspect_err(|_| self.clear(id))?;
         let pid = container.pid();
         let (record, saved) = recorded
             .into_inner()
-            .unwrap_or_else(|| (self.record(request, pid), Err(std::io::ErrorKind::Other.into())));
+            .unwrap_or_else(|| (self.record(request, &spec, pid), Err(std::io::ErrorKind::Other.into())));
         let mut managed = Managed::new(record, group, log);
         managed.child = true;
         managed.pidfd = container.pidfd().try_clone_to_owned().ok();
@@ -146,8 +146,10 @@ impl Server {
                     rustix::process::WaitIdOptions::EXITED,
                 )
             });
+            let resctrl = managed.record.resctrl.take();
             drop(managed);
             self.clear(id);
+            let _ = resctrl::remove_group(id, resctrl.as_ref());
             return Err(refusal);
         }
         self.add(id.clone(), managed, pipes)
@@ -211,7 +213,7 @@ impl Server {
     }
 
     /// What is written down of a container with this init.
-    fn record(&self, request: &CreateContainer, pid: i32) -> Record {
+    fn record(&self, request: &CreateContainer, spec: &Spec, pid: i32) -> Record {
         let mut info = ContainerInfo {
             id: request.id.clone(),
             pid: Some(pid),
@@ -226,8 +228,9 @@ impl Server {
             info.status = ContainerStatus::Running;
             info.started_at = Some(info.created_at);
         }
-        let pid_start = process_identity(pid).map_or(0, |(_, start)| start);
-        Record { info, pid, pid_start, boot: self.boot.clone() }
+        let pid_start = Stat::read(pid).map_or(0, |stat| stat.start_time);
+        let resctrl = spec.linux().as_ref().and_then(|linux| linux.intel_rdt().clone());
+        Record { info, pid, pid_start, boot: self.boot.clone(), resctrl }
     }
 
     fn start_container(&mut self, id: &str) -> Result<Reply, Refusal> {
@@ -318,6 +321,7 @@ impl Server {
         let fail = |error: std::io::Error| {
             refuse(RefusalKind::Failed, format!("cannot remove container {id}: {error}"))
         };
+        resctrl::remove_group(id, managed.record.resctrl.as_ref()).map_err(fail)?;
         managed::remove_pipes(&self.options.run_dir, id).map_err(fail)?;
         self.records.remove(id).map_err(fail)?;
         self.containers.remove(id);
@@ -400,77 +404,4 @@ impl Server {
     fn find_mut(&mut self, id: &str) -> Result<&mut Managed, Refusal> {
         self.containers.get_mut(id).ok_or_else(|| not_found(id))
     }
-}
-
-fn check(request: &CreateContainer, netns: bool) -> Result<(), Refusal> {
-    let invalid = |message: String| Err(refuse(RefusalKind::Invalid, message));
-    let id = &request.id;
-    let fine = id.len() <= ID_BYTES_MAX
-        && id.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric())
-        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'));
-    if !fine {
-        return invalid(format!(
-            "{id:?} is not a container ID: letters, digits, '_', '.', '-', at most {ID_BYTES_MAX}"
-        ));
-    }
-    if !request.bundle.is_absolute() {
-        return invalid(format!("the bundle {} is not an absolute path", request.bundle.display()));
-    }
-    if request.note.len() > MAX_NOTE {
-        return invalid(format!("a note of {} bytes; at most {MAX_NOTE} can be", request.note.len()));
-    }
-    if request.netns != netns {
-        return invalid("the network namespace's descriptor did not come as the request says".to_owned());
-    }
-    Ok(())
-}
-
-fn create_refusal(error: &CreateError) -> Refusal {
-    let kind = match error {
-        CreateError::CommandNotFound { .. } => RefusalKind::CommandNotFound,
-        CreateError::CommandNotExecutable { .. } => RefusalKind::CommandNotExecutable,
-        CreateError::Unsupported(_)
-        | CreateError::Invalid(_)
-        | CreateError::Kernel { .. }
-        | CreateError::Nul { .. }
-        | CreateError::Seccomp(_) => RefusalKind::Invalid,
-        _ => RefusalKind::Failed,
-    };
-    // The two about the program are word for word what Docker says.
-    let exact = matches!(kind, RefusalKind::CommandNotFound | RefusalKind::CommandNotExecutable);
-    refuse(kind, if exact { error.to_string() } else { chain(error) })
-}
-
-fn start_refusal(error: &StartError) -> Refusal {
-    let kind = match error {
-        StartError::Exec { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-            RefusalKind::CommandNotFound
-        }
-        StartError::Exec { .. } => RefusalKind::CommandNotExecutable,
-        StartError::Started => RefusalKind::WrongState,
-        StartError::Hook { .. } | StartError::Died | StartError::Silent { .. } => RefusalKind::Failed,
-    };
-    refuse(kind, error.to_string())
-}
-
-fn not_found(id: &str) -> Refusal {
-    refuse(RefusalKind::NotFound, format!("no such container: {id}"))
-}
-
-fn refuse(kind: RefusalKind, message: String) -> Refusal {
-    Refusal { kind, message }
-}
-
-/// An error with its causes on one line, none said twice.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
 }

@@ -13,78 +13,30 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::signal::{SigSet, Signal as NixSignal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use rustix::fs::{FlockOperation, Mode};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+use super::door::{self, Door, INHERIT, watch};
+use super::error::KeeperError;
 use super::logs::Stream;
 use super::managed::{self, Managed};
 use super::options::KeeperOptions;
 use super::protocol::{ContainerStatus, Event, Exit, Frame, MAX_MESSAGE, Outcome, Reply};
-use super::records::{Records, boot_id, process_identity};
+use super::records::{Records, boot_id};
 use super::respawn::Respawn;
 use super::wire::{self, WireError};
-use crate::cgroup::{CgroupError, Cgroups};
+use crate::cgroup::Cgroups;
+use crate::process::Stat;
 use crate::seccomp::FilterCache;
-use crate::selfexe::{self, SealError};
+use crate::selfexe;
 use crate::sys;
 
 /// Clients at the same time. The daemon has two connections; the rest is for people.
 const CLIENTS_MAX: usize = 64;
 
+/// What stands for the door among the events.
+const DOOR_TOKEN: u64 = 0;
+
 /// Events taken from the kernel at once.
 const EVENTS_MAX: usize = 32;
-
-/// The environment variable by which a keeper that replaces itself tells the new one "PID:LOCK:LISTENER".
-const INHERIT: &str = "SKEP_KEEPER_INHERIT";
-
-/// How long a keeper waits for the lock of a predecessor that is about to exit.
-const LOCK_WAIT_MAX: Duration = Duration::from_secs(2);
-
-/// Why a keeper could not start, or had to end.
-#[derive(Debug, thiserror::Error)]
-pub enum KeeperError {
-    /// A directory or file of the keeper's own.
-    #[error("cannot {action} {}: {source}", path.display())]
-    File {
-        /// What was tried.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
-    /// Another keeper owns the run directory.
-    #[error("another keeper owns {}", path.display())]
-    Locked {
-        /// The lock.
-        path: PathBuf,
-    },
-    /// The keeper's own program.
-    #[error(transparent)]
-    Seal(#[from] SealError),
-    /// The host's cgroups.
-    #[error(transparent)]
-    Cgroup(#[from] CgroupError),
-    /// A system call that never fails on a healthy kernel.
-    #[error("{call}: {source}")]
-    System {
-        /// Which.
-        call: &'static str,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
-    /// Replacing the process failed.
-    #[error("cannot execute {}: {source}", path.display())]
-    Exec {
-        /// The program.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
-}
 
 /// The body of a keeper's process. Returns when it was told to end; the process should then exit with 0.
 ///
@@ -117,7 +69,7 @@ pub(super) enum End {
 /// What an event's token stands for.
 #[derive(Clone, Debug)]
 enum Source {
-    Listener,
+    Door,
     Signals,
     Client,
     Init(String),
@@ -154,7 +106,7 @@ pub(super) struct Server {
     spawned: Option<i32>,
     pub(super) end: Option<End>,
     epoll: Epoll,
-    listener: OwnedFd,
+    door: Door,
     signals: SignalFd,
     sources: BTreeMap<u64, Source>,
     next_token: u64,
@@ -171,10 +123,10 @@ impl Server {
         let system =
             |call| move |errno: nix::errno::Errno| KeeperError::System { call, source: errno.into() };
         std::fs::create_dir_all(&options.run_dir).map_err(file("make", &options.run_dir))?;
-        let inherited = inherited();
+        let inherited = door::inherited();
         let (lock, listener) = match inherited {
             Some((lock, listener)) => (File::from(lock), Some(listener)),
-            None => (lock(&options.run_dir.join("keeper.lock"))?, None),
+            None => (door::lock(&options.run_dir.join("keeper.lock"))?, None),
         };
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .map_err(|errno| KeeperError::System { call: "prctl", source: errno.into() })?;
@@ -188,9 +140,10 @@ impl Server {
         let socket_path = options.socket_path();
         let listener = match listener {
             Some(listener) => listener,
-            None => listen(&socket_path).map_err(file("listen at", &socket_path))?,
+            None => door::listen(&socket_path).map_err(file("listen at", &socket_path))?,
         };
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(system("epoll_create"))?;
+        let door = Door::open(listener, &epoll, DOOR_TOKEN)?;
         let mut server = Self {
             options,
             cgroups,
@@ -204,16 +157,14 @@ impl Server {
             spawned: None,
             end: None,
             epoll,
-            listener,
+            door,
             signals,
-            sources: BTreeMap::new(),
-            next_token: 0,
+            sources: BTreeMap::from([(DOOR_TOKEN, Source::Door)]),
+            next_token: DOOR_TOKEN + 1,
             buffer: vec![0; MAX_MESSAGE + 1],
             lock,
         };
         server.adopt()?;
-        let token = server.token(Source::Listener);
-        watch(&server.epoll, server.listener.as_fd(), token)?;
         let token = server.token(Source::Signals);
         watch(&server.epoll, server.signals.as_fd(), token)?;
         // What ended between the exec and here has no signal left to give.
@@ -224,11 +175,11 @@ impl Server {
     /// Leaves the lock and the socket open across an exec, so that no other keeper gets in between and no client finds
     /// the door shut. The value for [`INHERIT`].
     fn bequeath(&self) -> Result<String, KeeperError> {
-        for fd in [self.lock.as_fd(), self.listener.as_fd()] {
+        for fd in [self.lock.as_fd(), self.door.listener().as_fd()] {
             rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())
                 .map_err(|errno| KeeperError::System { call: "fcntl", source: errno.into() })?;
         }
-        Ok(format!("{}:{}:{}", std::process::id(), self.lock.as_raw_fd(), self.listener.as_raw_fd()))
+        Ok(format!("{}:{}:{}", std::process::id(), self.lock.as_raw_fd(), self.door.listener().as_raw_fd()))
     }
 
     /// Takes over what an earlier keeper left: living containers, statuses, and nothing else below the cgroup parent.
@@ -246,13 +197,13 @@ impl Server {
             let log =
                 if alive { managed::open_log(record.info.log.as_ref()).unwrap_or_default() } else { None };
             let mut managed = Managed::new(record, cgroup, log);
-            let identity = process_identity(managed.record.pid);
+            let stat = Stat::read(managed.record.pid);
             let same = managed.record.boot == self.boot
-                && identity.is_some_and(|(_, start)| start == managed.record.pid_start);
+                && stat.is_some_and(|stat| stat.start_time == managed.record.pid_start);
             if alive {
                 let [stdout, stderr] = managed::reopen_pipes(&self.options.run_dir, &id);
                 let found = same && managed.open_init().is_ok();
-                managed.child = found && identity.is_some_and(|(parent, _)| parent == own);
+                managed.child = found && stat.is_some_and(|stat| stat.parent == own);
                 self.add(id.clone(), managed, [stdout, stderr])?;
                 if !found {
                     self.ended(&id, Outcome::Unknown);
@@ -305,7 +256,7 @@ impl Server {
             if let Some(end) = self.end {
                 return Ok(end);
             }
-            let timeout = match self.respawn.next() {
+            let timeout = match self.respawn.next().into_iter().chain(self.door.next()).min() {
                 // Rounded up, so that it is due when the wait is over.
                 Some(at) => {
                     let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
@@ -321,6 +272,7 @@ impl Server {
             for event in events.iter().take(count) {
                 self.handle(event.data(), event.events());
             }
+            self.door.open_if_due(&self.epoll, Instant::now());
             self.respawn_if_due();
         }
     }
@@ -329,7 +281,7 @@ impl Server {
         // An earlier event of the same batch may have closed this one's source.
         let Some(source) = self.sources.get(&token).cloned() else { return };
         match source {
-            Source::Listener => self.accept(),
+            Source::Door => self.accept(),
             Source::Signals => self.take_signals(),
             Source::Client => self.take_request(token),
             Source::Init(id) => self.ended(&id, Outcome::Unknown),
@@ -433,8 +385,7 @@ impl Server {
     }
 
     fn accept(&mut self) {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let Ok(socket) = rustix::net::accept_with(&self.listener, flags) else { return };
+        let Some(socket) = self.door.accept(&self.epoll, Instant::now()) else { return };
         // The socket's mode keeps strangers out; this keeps them out where a directory's mode was changed.
         let root = rustix::net::sockopt::socket_peercred(&socket)
             .is_ok_and(|peer| peer.uid.is_root() || peer.uid == rustix::process::geteuid());
@@ -525,62 +476,9 @@ impl Server {
     }
 }
 
-/// What [`Server::bequeath`] left to this process. The number of the process keeps a child from believing it.
-fn inherited() -> Option<(OwnedFd, OwnedFd)> {
-    let text = std::env::var(INHERIT).ok()?;
-    let mut numbers = text.split(':').map(|word| word.parse::<i32>().ok());
-    let (pid, lock, listener) = (numbers.next()??, numbers.next()??, numbers.next()??);
-    if pid != std::process::id() as i32 || lock == listener {
-        return None;
-    }
-    sys::inherited(lock).zip(sys::inherited(listener))
-}
-
-fn watch(epoll: &Epoll, fd: BorrowedFd<'_>, token: u64) -> Result<(), KeeperError> {
-    epoll
-        .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))
-        .map_err(|errno| KeeperError::System { call: "epoll_ctl", source: errno.into() })
-}
-
 fn readable(fd: BorrowedFd<'_>) -> bool {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::ZERO).is_ok_and(|count| count > 0)
-}
-
-/// One keeper a run directory. A predecessor that is about to exit is waited for.
-fn lock(path: &Path) -> Result<File, KeeperError> {
-    let error = |source| KeeperError::File { action: "lock", path: path.to_path_buf(), source };
-    let file = File::options().create(true).truncate(false).write(true).open(path).map_err(error)?;
-    let start = Instant::now();
-    loop {
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(file),
-            Err(rustix::io::Errno::WOULDBLOCK) if start.elapsed() < LOCK_WAIT_MAX => {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(KeeperError::Locked { path: path.to_path_buf() });
-            }
-            Err(errno) => return Err(error(errno.into())),
-        }
-    }
-}
-
-/// The listening socket, for its owner alone.
-fn listen(path: &Path) -> io::Result<OwnedFd> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-    // The mode is right from the first moment, not a moment later.
-    let mask = rustix::process::umask(Mode::from_raw_mode(0o177));
-    let bound = rustix::net::bind(&socket, &SocketAddrUnix::new(path)?);
-    rustix::process::umask(mask);
-    bound?;
-    rustix::net::listen(&socket, 64)?;
-    Ok(socket)
 }
 
 /// Nanoseconds since the epoch.

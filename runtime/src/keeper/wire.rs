@@ -1,20 +1,14 @@
-//! One JSON value per seqpacket message, with descriptors beside it.
+//! One JSON value per seqpacket message, with a descriptor beside it: only the network namespace travels.
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags,
-};
+use rustix::net::{RecvFlags, SendFlags};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::protocol::MAX_MESSAGE;
-
-/// Descriptors in one message at most; only the network namespace travels.
-const MAX_FDS: usize = 1;
+use crate::descriptors;
 
 /// Why a message did not cross.
 #[derive(Debug, thiserror::Error)]
@@ -42,17 +36,8 @@ pub(crate) fn send<T: Serialize>(
     if bytes.len() > MAX_MESSAGE {
         return Err(WireError::TooLong { bytes: bytes.len() });
     }
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds = fd.as_slice();
-    if !fds.is_empty() {
-        control.push(SendAncillaryMessage::ScmRights(fds));
-    }
-    let mut flags = SendFlags::NOSIGNAL;
-    flags.set(SendFlags::DONTWAIT, !wait);
-    match rustix::io::retry_on_intr(|| {
-        rustix::net::sendmsg(socket.as_fd(), &[IoSlice::new(&bytes)], &mut control, flags)
-    }) {
+    let flags = if wait { SendFlags::empty() } else { SendFlags::DONTWAIT };
+    match descriptors::send(socket, &bytes, fd, flags) {
         Ok(_) => Ok(()),
         Err(rustix::io::Errno::PIPE | rustix::io::Errno::CONNRESET) => Err(WireError::Closed),
         Err(errno) => Err(WireError::Socket(errno.into())),
@@ -65,30 +50,18 @@ pub(crate) fn receive<T: DeserializeOwned>(
     buffer: &mut [u8],
     wait: bool,
 ) -> Result<(T, Option<OwnedFd>), WireError> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut flags = RecvFlags::CMSG_CLOEXEC;
-    flags.set(RecvFlags::DONTWAIT, !wait);
-    let received = rustix::io::retry_on_intr(|| {
-        rustix::net::recvmsg(socket.as_fd(), &mut [IoSliceMut::new(buffer)], &mut control, flags)
-    });
-    let received = match received {
+    let flags = if wait { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
+    let received = match descriptors::receive(socket, buffer, flags) {
         Ok(received) => received,
         Err(rustix::io::Errno::CONNRESET) => return Err(WireError::Closed),
         Err(errno) => return Err(WireError::Socket(errno.into())),
     };
-    let mut fd = None;
-    for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(fds) = message {
-            fd = fds.last().or(fd);
-        }
-    }
-    if received.bytes == 0 {
+    if received.length == 0 {
         return Err(WireError::Closed);
     }
-    if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) || received.bytes > MAX_MESSAGE {
+    if received.cut_off || received.length > MAX_MESSAGE {
         return Err(WireError::CutOff);
     }
-    let value = serde_json::from_slice(&buffer[..received.bytes]).map_err(WireError::Syntax)?;
-    Ok((value, fd))
+    let value = serde_json::from_slice(&buffer[..received.length]).map_err(WireError::Syntax)?;
+    Ok((value, received.fd))
 }

@@ -1,19 +1,13 @@
 //! Giving a filter's listener to the agent that answers its notifications (seccomp_unotify(2)).
 
-use std::io::{self, IoSlice, Write as _};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd as _, BorrowedFd};
-use std::os::unix::net::UnixStream;
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
-use std::time::Duration;
 
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
 
 use super::policy::ListenerAddress;
-
-/// Longest wait for an agent that does not read.
-const AGENT_WAIT_MAX: Duration = Duration::from_secs(10);
+use crate::descriptors;
 
 /// What the agent is told about the container.
 pub(crate) struct Told<'a> {
@@ -29,16 +23,7 @@ pub(crate) struct Told<'a> {
 /// State").
 pub(crate) fn send(address: &ListenerAddress, told: &Told<'_>, listener: BorrowedFd<'_>) -> io::Result<()> {
     let message = state(address, told).to_string().into_bytes();
-    let mut agent = UnixStream::connect(&address.path)?;
-    agent.set_write_timeout(Some(AGENT_WAIT_MAX))?;
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    control.push(SendAncillaryMessage::ScmRights(std::slice::from_ref(&listener)));
-    let sent = rustix::io::retry_on_intr(|| {
-        sendmsg(agent.as_fd(), &[IoSlice::new(&message)], &mut control, SendFlags::NOSIGNAL)
-    })?;
-    // The descriptor goes with the first byte; what did not fit follows.
-    agent.write_all(message.get(sent..).unwrap_or_default())
+    descriptors::send_all(descriptors::connect(&address.path)?, &message, listener)
 }
 
 fn state(address: &ListenerAddress, told: &Told<'_>) -> Value {

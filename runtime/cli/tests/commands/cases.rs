@@ -30,6 +30,7 @@ pub(crate) const CASES: &[Case] = &[
     ("a_cgroup_of_somebody_elses_is_refused", a_cgroup_of_somebody_elses_is_refused),
     ("documents_are_json", documents_are_json),
     ("exec_pause_and_limits", exec_pause_and_limits),
+    ("a_reader_that_has_gone_is_no_panic", a_reader_that_has_gone_is_no_panic),
 ];
 
 fn a_container_lives_from_create_to_delete() {
@@ -347,10 +348,50 @@ fn exec_pause_and_limits() {
     assert!(house.run(&["resume", "one"]).err.contains("container not paused"));
     let update = house.run(&["update", "--pids-limit", "77", "one"]);
     assert_eq!(update.code, 0, "{}", update.err);
+    if !skep_runtime::container::has_resctrl("L3") {
+        let update = house.run(&["update", "--l3-cache-schema", "L3:0=f", "one"]);
+        assert!(update.err.contains("Intel RDT/CAT: l3 cache schema is not enabled"), "{}", update.err);
+    }
     let stats = house.run(&["events", "--stats", "one"]).json();
     assert_eq!((&stats["type"], &stats["data"]["pids"]["limit"]), (&"stats".into(), &77.into()));
     // A frozen one dies as well.
     assert_eq!(house.run(&["pause", "one"]).code, 0);
     assert_eq!(house.run(&["delete", "--force", "one"]).code, 0);
+    house.close();
+}
+
+fn a_reader_that_has_gone_is_no_panic() {
+    let house = House::new();
+    house.probe(&["sleep"]);
+    assert_eq!(house.run(&["run", "-d", "one"]).code, 0);
+    for (words, code) in [
+        (&["--help"][..], 0),
+        (&["--version"], 0),
+        (&["help", "run"], 0),
+        (&["run", "--help"], 0),
+        (&["run"], 1),
+        (&["run", "--nope"], 1),
+        (&["list"], 1),
+        (&["state", "one"], 1),
+        (&["ps", "one"], 1),
+        (&["ps", "-f", "json", "one"], 1),
+        (&["events", "--stats", "one"], 1),
+        (&["features"], 1),
+    ] {
+        for full in [false, true] {
+            let (read, write) = std::io::pipe().unwrap();
+            drop(read);
+            let err = tempfile::NamedTempFile::new().unwrap();
+            let mut command = house.command(words);
+            // Another way for printing to fail.
+            let out: Stdio =
+                if full { std::fs::File::create("/dev/full").unwrap().into() } else { write.into() };
+            let status = command.stdout(out).stderr(err.reopen().unwrap()).status().unwrap();
+            let text = std::fs::read_to_string(err.path()).unwrap();
+            assert_eq!(status.code(), Some(code), "{words:?}: {text}");
+            assert!(!text.contains("panicked"), "{words:?}: {text}");
+        }
+    }
+    assert_eq!(house.run(&["delete", "-f", "one"]).code, 0);
     house.close();
 }

@@ -144,7 +144,7 @@ fn load(program: &[Instruction]) -> Result<OwnedFd, Errno> {
         // Kernels before 5.11 count programs as locked memory. A limit that cannot be raised is told by the load itself.
         Err(Errno::PERM) => {
             let unlimited = libc::RLIM_INFINITY;
-            let _ = sys::set_rlimit(libc::RLIMIT_MEMLOCK, unlimited, unlimited);
+            let _ = sys::set_rlimit(None, libc::RLIMIT_MEMLOCK, unlimited, unlimited);
             bpf(PROG_LOAD, &mut attribute).map(owned)
         }
         other => other.map(owned),

@@ -46,7 +46,7 @@ impl Builder<'_> {
             return Err(gone(Errno::NODEV));
         }
         self.steps.push(Step::GivenProc(host));
-        Ok(Entry { affinity: None, cgroups: procs, joins: vec![Join { fd, typ: types }], time_offsets: None })
+        Ok(Entry { cgroups: procs, joins: vec![Join { fd, typ: types }], ..Entry::default() })
     }
 }
 

@@ -42,7 +42,11 @@ impl Builder<'_> {
         let start = all.start_container().iter().flatten().enumerate();
         Ok(Hooks {
             start: start.map(|(index, hook)| plan(index, hook, true)).collect::<Result<_, _>>()?,
-            files: Some(HookFiles { creating: file()?, created: file()?, output: file()? }),
+            files: Some(HookFiles {
+                creating: file()?,
+                created: file()?,
+                output: hooks::output_pipe().map_err(CreateError::Pipe)?,
+            }),
         })
     }
 }

@@ -13,10 +13,10 @@ pub(super) mod process;
 mod settings;
 
 use std::collections::BTreeSet;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Linux, LinuxNamespace, Process, Spec};
 use rustix::fs::{Mode, OFlags};
@@ -28,6 +28,7 @@ use super::plan::{Outside, Plan, RootMount, Step, Target};
 use super::{
     CreateError, CreateOptions, ExecOptions, RootAhead, Rootfs, Stdio, c_string, net_devices, resctrl, rootfs,
 };
+use crate::paths::clean;
 use crate::weak::{self, Weakness};
 
 /// Makes the plan of a container's init.
@@ -71,7 +72,8 @@ pub(in crate::container) fn build(options: CreateOptions<'_>, ends: Ends) -> Res
         }
     }
     let covered = match &root {
-        RootMount::Detached { over, .. } if !options.no_pivot => over.clone(),
+        // Over `/` itself it would be what is taken off after the change of root, and the host's tree would stay.
+        RootMount::Detached { over, .. } if !options.no_pivot => over.clone().filter(|over| !is_top(over)),
         _ => None,
     };
     builder.steps.extend([Step::OpenNull, Step::OpenProc { over: covered }, Step::AttachRoot(root)]);
@@ -96,7 +98,9 @@ pub(in crate::container) fn build(options: CreateOptions<'_>, ends: Ends) -> Res
         filter: options.filter,
     };
     let mut planned = process::plan(process, &around)?;
-    if !namespaces.outside.is_empty() {
+    if let Some(entry) = &mut namespaces.entry {
+        entry.oom_score = planned.take_oom_score();
+    } else if !namespaces.outside.is_empty() {
         namespaces.outside.oom_score = planned.take_oom_score();
     }
     let mut plan = builder.finish(planned, ends);
@@ -136,10 +140,17 @@ pub(in crate::container) fn build_exec(options: ExecOptions<'_>, ends: Ends) -> 
     };
     let mut planned = process::plan(process, &around)?;
     entry.affinity = planned.first.take();
+    entry.oom_score = planned.take_oom_score();
     let mut plan = builder.finish(planned, ends);
     plan.entry = Some(entry);
     plan.preserved = options.preserve_fds;
     Ok(plan)
+}
+
+/// Whether a path leads to the host's root, by whichever name.
+fn is_top(path: &CString) -> bool {
+    let identity = |path: &CStr| rustix::fs::stat(path).map(|stat| (stat.st_dev, stat.st_ino)).ok();
+    identity(path) == identity(c"/")
 }
 
 /// Into the root of a container that shares the host's mount namespace.
@@ -267,19 +278,9 @@ impl Builder<'_> {
 
 /// The target's prefixes and names, `.` and `..` resolved as text: the kernel keeps the rest inside the root.
 fn target(path: &Path, file: bool, strict: bool) -> Result<Target, CreateError> {
-    let mut clean = PathBuf::new();
-    for component in path.components() {
-        match component {
-            Component::Normal(name) => clean.push(name),
-            Component::ParentDir => {
-                clean.pop();
-            }
-            _ => {}
-        }
-    }
     let mut target = Target { prefixes: Vec::new(), names: Vec::new(), file, strict, in_proc: false };
     let mut prefix = PathBuf::new();
-    for name in &clean {
+    for name in &clean(path) {
         prefix.push(name);
         target.names.push(c_string(name.as_bytes(), "a path")?);
         target.prefixes.push(c_string(prefix.as_os_str().as_bytes(), "a path")?);

@@ -70,7 +70,7 @@ impl Builder<'_> {
         joins.sort_by_key(|join| join.typ == LinuxNamespaceType::Mount as u64);
         let mut entry = None;
         if between && (!joins.is_empty() || time_offsets.is_some()) {
-            entry = Some(Entry { affinity: None, cgroups: Vec::new(), joins, time_offsets });
+            entry = Some(Entry { joins, time_offsets, ..Entry::default() });
         } else {
             self.steps.extend(joins.into_iter().map(Step::JoinNamespace));
         }

@@ -11,7 +11,7 @@ use rustix::process::{Gid, Uid};
 use super::environment::{self, Program};
 use super::{attributes, lsm};
 use crate::container::attribute::Attribute;
-use crate::container::plan::Step;
+use crate::container::plan::{Limit, Step};
 use crate::container::{CreateError, c_string, capabilities, confine};
 use crate::seccomp::Filter;
 
@@ -52,7 +52,7 @@ pub(in crate::container) struct PlannedProcess {
 }
 
 impl PlannedProcess {
-    /// In a new user namespace the score is written from outside: to lower it takes a right that the namespace has not.
+    /// The score is written from outside of a user namespace: to lower it takes a right that is not had there.
     pub(in crate::container) fn take_oom_score(&mut self) -> Option<Vec<u8>> {
         let index = self.steps.iter().position(|step| matches!(step, Step::OomScore(_)))?;
         match self.steps.remove(index) {
@@ -91,7 +91,11 @@ pub(in crate::container) fn plan(
     let mut steps: Vec<Step> = attributes.into_iter().map(Step::Attribute).collect();
     steps.extend(oom_score(process)?);
     // After everything that opens files, and while CAP_SYS_RESOURCE is still had.
-    steps.extend(rlimits(process.rlimits().as_deref().unwrap_or_default())?);
+    let limits = rlimits(process.rlimits().as_deref().unwrap_or_default())?;
+    if around.userns && !limits.is_empty() {
+        steps.push(Step::Limits);
+    }
+    steps.extend(limits);
     let capabilities = capabilities::plan(process.capabilities().as_ref(), around.userns)?;
     let confinement = confine::plan(around.filter.clone(), linux.seccomp().as_ref(), process, &capabilities)?;
     steps.extend(capabilities.drop_bounding.into_iter().map(Step::DropBounding));
@@ -139,9 +143,7 @@ fn rlimits(wanted: &[PosixRlimit]) -> Result<Vec<Step>, CreateError> {
         }
         steps.push(Step::Rlimit {
             name,
-            resource: rlimit_number(limit.typ()),
-            soft: limit.soft(),
-            hard: limit.hard(),
+            limit: Limit { resource: rlimit_number(limit.typ()), soft: limit.soft(), hard: limit.hard() },
         });
     }
     Ok(steps)
@@ -182,7 +184,7 @@ mod tests {
     fn rlimits_are_each_named_once_and_never_above_the_hard_limit() {
         let infinite = limits(json!([{"type": "RLIMIT_CORE", "hard": u64::MAX, "soft": u64::MAX}])).unwrap();
         assert!(
-            matches!(&infinite[..], [Step::Rlimit { soft, hard, .. }] if *soft == u64::MAX && hard == soft)
+            matches!(&infinite[..], [Step::Rlimit { limit, .. }] if (limit.soft, limit.hard) == (u64::MAX, u64::MAX))
         );
         let twice = json!([{"type": "RLIMIT_CPU", "hard": 1, "soft": 1}, {"type": "RLIMIT_CPU", "hard": 2, "soft": 2}]);
         for bad in [twice, json!([{"type": "RLIMIT_CPU", "hard": 1, "soft": 2}])] {

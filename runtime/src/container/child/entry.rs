@@ -1,6 +1,7 @@
 //! The process between the creator and the init: it joins what takes effect in its children, makes the init as its own
 //! younger sibling, tells its number and ends.
 
+use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
 
 use rustix::fs::{Mode, OFlags};
@@ -16,10 +17,16 @@ pub(in crate::container) fn enter(
     entry: &Entry,
     into_cgroup: Option<BorrowedFd<'_>>,
 ) -> std::convert::Infallible {
-    let _ = super::untraceable();
     let first = plan.steps.len() + plan.last.len();
     let after = first + entry.joins.len();
     let failed = |step: usize, errno| -> ! { fail(plan, Message::failed(step as u32, errno)) };
+    // While the file is this user's, which it is not once nobody may trace the process.
+    if let Some(score) = &entry.oom_score
+        && let Err(errno) = write_own(c"/proc/self/oom_score_adj", score)
+    {
+        failed(after + 4, errno);
+    }
+    let _ = super::untraceable();
     if let Some(Step::Attribute(affinity)) = &entry.affinity
         && let Err(errno) = super::attributes::carry_out(affinity, &mut super::Opened::default())
     {
@@ -64,7 +71,11 @@ pub(in crate::container) fn enter(
 /// The offsets can be set until the first process is in it (time_namespaces(7)), which is the init.
 fn time_namespace(offsets: &[u8]) -> Result<(), Errno> {
     sys::unshare_raw(sys::CLONE_NEWTIME)?;
-    let file =
-        rustix::fs::open(c"/proc/self/timens_offsets", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-    if rustix::io::write(&file, offsets)? == offsets.len() { Ok(()) } else { Err(Errno::IO) }
+    write_own(c"/proc/self/timens_offsets", offsets)
+}
+
+/// Writes a file of the host's procfs, which is still the one in sight.
+fn write_own(path: &CStr, text: &[u8]) -> Result<(), Errno> {
+    let file = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    if rustix::io::write(&file, text)? == text.len() { Ok(()) } else { Err(Errno::IO) }
 }

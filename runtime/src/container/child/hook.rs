@@ -1,46 +1,50 @@
 //! A hook that runs in the container's namespaces, as a child of the init to be.
 
 use std::convert::Infallible;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::fs::{Mode, SeekFrom};
 use rustix::io::Errno;
-use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_send_signal, waitid};
 
 use super::Message;
 use super::message::Note;
-use crate::container::plan::HookPlan;
+use crate::container::plan::{HookFiles, HookPlan};
 use crate::sys::{self, CStringArray};
 
 /// Exit code of a hook that could not be executed, as a shell has it.
 const NOT_EXECUTED: i32 = 127;
 
+/// Longest that is read once a hook has ended: what a pipe holds (pipe(7)), in notes. A descendant may write for ever.
+const LEFT_READS_MAX: usize = 64 * 1024 / Note::SIZE;
+
 #[expect(clippy::result_large_err, reason = "made once, where nothing can be boxed")]
-/// Runs the hook with the state on its standard input. `Err`: the message for it.
+/// Runs the hook with the state on its standard input, in a session of its own if there is no filter that could forbid
+/// it. `Err`: the message for it.
 pub(super) fn run(
     hook: &HookPlan,
     state: &OwnedFd,
-    output: &OwnedFd,
+    files: &HookFiles,
     envp: &CStringArray,
     umask: Mode,
+    session: bool,
     step: u32,
 ) -> Result<(), Message> {
     let failed = |errno| Message::failed(step, errno);
     // Earlier hooks have read it.
     rustix::fs::seek(state, SeekFrom::Start(0)).map_err(failed)?;
-    let before = rustix::fs::seek(output, SeekFrom::End(0)).unwrap_or(0);
-    let child = sys::clone_child(0, None, || execute(hook, state, output, envp, umask)).map_err(failed)?;
-    let timeout =
-        hook.timeout_ms.map_or(PollTimeout::NONE, |ms| PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX));
-    let ended = loop {
-        match poll(&mut [PollFd::new(child.pidfd.as_fd(), PollFlags::POLLIN)], timeout) {
-            Err(nix::errno::Errno::EINTR) => {}
-            Ok(0) => break false,
-            _ => break true,
-        }
-    };
+    let output = &files.output.1;
+    let child =
+        sys::clone_child(0, None, || execute(hook, state, output, envp, umask, session)).map_err(failed)?;
+    let mut words = LastWords { bytes: [0; Note::SIZE], length: 0 };
+    let ended = wait(child.pidfd.as_fd(), &files.output.0, &mut words, hook.timeout_ms);
     if !ended {
+        // Not reaped yet, so the number is still its own.
+        if let Some(group) = Pid::from_raw(child.pid).filter(|_| session) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
         let _ = pidfd_send_signal(&child.pidfd, Signal::KILL);
     }
     let status =
@@ -52,21 +56,70 @@ pub(super) fn run(
         Some(code) => code << 8,
         None => status.terminating_signal().unwrap_or(0),
     };
-    Err(Message::HookFailed { index: hook.index, status, note: last_words(output, before) })
+    Err(Message::HookFailed { index: hook.index, status, note: words.note() })
 }
 
-/// The end of what it wrote. The calls are those that any filter lets pass.
-fn last_words(output: &OwnedFd, before: u64) -> Note {
-    let mut note = Note::EMPTY;
-    let mut bytes = [0; Note::SIZE];
-    let end = rustix::fs::seek(output, SeekFrom::End(0)).unwrap_or(before);
-    let start = end.saturating_sub(Note::SIZE as u64).max(before);
-    if rustix::fs::seek(output, SeekFrom::Start(start)).is_ok()
-        && let Ok(length) = rustix::io::read(output, &mut bytes)
-    {
-        note.add(bytes.get(..length).unwrap_or_default());
+/// Whether the hook ends in time. What it writes is read meanwhile, so that it never waits for that.
+///
+/// The calls are those that any filter lets pass.
+fn wait(hook: BorrowedFd<'_>, output: &OwnedFd, words: &mut LastWords, timeout_ms: Option<i32>) -> bool {
+    let timeout = timeout_ms.and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis);
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let wait =
+            left.map_or(PollTimeout::NONE, |left| PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
+        let mut fds = [hook, output.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        let ended = match poll(&mut fds, wait) {
+            Ok(_) => fds[0].any() == Some(true),
+            Err(nix::errno::Errno::EINTR) => false,
+            // It is waited for all the same.
+            Err(_) => true,
+        };
+        if ended {
+            let mut reads = LEFT_READS_MAX;
+            while reads > 0 && words.read(output) {
+                reads -= 1;
+            }
+            return true;
+        }
+        if left.is_some_and(|left| left.is_zero()) {
+            return false;
+        }
+        words.read(output);
     }
-    note
+}
+
+/// The end of what a hook wrote.
+struct LastWords {
+    bytes: [u8; Note::SIZE],
+    length: usize,
+}
+
+impl LastWords {
+    /// Whether something came.
+    fn read(&mut self, output: &OwnedFd) -> bool {
+        let mut new = [0; Note::SIZE];
+        let Ok(length) = rustix::io::retry_on_intr(|| rustix::io::read(output, &mut new)) else {
+            return false;
+        };
+        let new = new.get(..length).unwrap_or_default();
+        // Room for the new at the end.
+        let gone = (self.length + new.len()).saturating_sub(Note::SIZE);
+        self.bytes.copy_within(gone.min(self.length)..self.length, 0);
+        self.length = self.length.saturating_sub(gone);
+        for (place, byte) in self.bytes.iter_mut().skip(self.length).zip(new) {
+            *place = *byte;
+        }
+        self.length += new.len();
+        !new.is_empty()
+    }
+
+    fn note(&self) -> Note {
+        let mut note = Note::EMPTY;
+        note.add(self.bytes.get(..self.length).unwrap_or_default());
+        note
+    }
 }
 
 fn execute(
@@ -75,8 +128,13 @@ fn execute(
     output: &OwnedFd,
     envp: &CStringArray,
     umask: Mode,
+    session: bool,
 ) -> Infallible {
     rustix::process::umask(umask);
+    if session {
+        // To be killed with its descendants.
+        let _ = rustix::process::setsid();
+    }
     let prepared = sys::dup_to(state, 0)
         .and_then(|()| sys::dup_to(output, 1))
         .and_then(|()| sys::dup_to(output, 2))
@@ -85,4 +143,25 @@ fn execute(
         let _ = sys::execve(&hook.path, &hook.argv, hook.envp.as_ref().unwrap_or(envp));
     }
     sys::exit_now(NOT_EXECUTED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_words_are_those_that_came_last() {
+        let (read, write) = crate::container::hooks::output_pipe().unwrap();
+        let mut words = LastWords { bytes: [0; Note::SIZE], length: 0 };
+        assert!(!words.read(&read));
+        let mut all = Vec::new();
+        for length in [1, 100, 239, 240, 3, 500, 7] {
+            let new: Vec<u8> = (0..length).map(|byte| b'a' + (byte % 26) as u8).collect();
+            rustix::io::write(&write, &new).unwrap();
+            all.extend(new);
+            while words.read(&read) {}
+            let kept = &all[all.len().saturating_sub(Note::SIZE)..];
+            assert_eq!(words.note().text().as_bytes(), kept, "{length}");
+        }
+    }
 }

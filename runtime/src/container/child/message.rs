@@ -19,6 +19,8 @@ pub(in crate::container) enum Message {
     Placement,
     /// The init waits for its ID maps.
     Maps,
+    /// The process waits for its limits.
+    Limits,
     /// The init waits for the runtime's hooks.
     Hooks,
     /// A hook, the index-th of its kind, ended with this wait status (wait(2)); -1: it was killed, its time was up. The
@@ -84,6 +86,7 @@ impl Message {
             Self::Maps => (6, 0, 0, Note::EMPTY),
             Self::Hooks => (7, 0, 0, Note::EMPTY),
             Self::Placement => (9, 0, 0, Note::EMPTY),
+            Self::Limits => (10, 0, 0, Note::EMPTY),
             Self::HookFailed { index, status, note } => (8, index, status, note),
         };
         let mut bytes = [0; Self::SIZE];
@@ -114,6 +117,7 @@ impl Message {
             6 => Some(Self::Maps),
             7 => Some(Self::Hooks),
             9 => Some(Self::Placement),
+            10 => Some(Self::Limits),
             8 => Some(Self::HookFailed { index: step, status: number, note }),
             _ => None,
         }
@@ -136,6 +140,7 @@ mod tests {
             failed,
             hook,
             Message::NotFound,
+            Message::Limits,
             Message::NotExecutable(Errno::NOEXEC),
         ] {
             assert_eq!(Message::decode(&message.encode()), Some(message));

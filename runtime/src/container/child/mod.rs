@@ -64,6 +64,7 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
         let index = index as u32;
         let done = match step {
             Step::Placement => ask(plan, Message::Placement).map_err(|errno| Message::failed(index, errno)),
+            Step::Limits => ask(plan, Message::Limits).map_err(|errno| Message::failed(index, errno)),
             Step::Maps => ask(plan, Message::Maps).map_err(|errno| Message::failed(index, errno)),
             Step::RuntimeHooks => ask(plan, Message::Hooks).map_err(|errno| Message::failed(index, errno)),
             Step::Hook(hook) => match &plan.hook_files {
@@ -71,7 +72,7 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
                 Some(_) if root(&opened).and_then(rustix::process::fchdir).is_err() => {
                     Err(Message::failed(index, Errno::BADF))
                 }
-                Some(files) => hook::run(hook, &files.creating, &files.output, &plan.envp, umask, index),
+                Some(files) => hook::run(hook, &files.creating, files, &plan.envp, umask, true, index),
                 None => Err(Message::failed(index, Errno::BADF)),
             },
             step => carry_out(step, &mut opened).map_err(|errno| Message::Failed {
@@ -99,7 +100,8 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
             Some(&plan.status),
             plan.told.as_ref(),
             for_hooks.map(|files| &files.created),
-            for_hooks.map(|files| &files.output),
+            for_hooks.map(|files| &files.output.0),
+            for_hooks.map(|files| &files.output.1),
         ],
     ) {
         fail(plan, Message::failed(u32::MAX, errno));
@@ -126,7 +128,15 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
         let umask = rustix::process::umask(umask);
         rustix::process::umask(umask);
         for (index, hook) in plan.start_hooks.iter().enumerate() {
-            let ran = hook::run(hook, &files.created, &files.output, &plan.envp, umask, index as u32);
+            let ran = hook::run(
+                hook,
+                &files.created,
+                files,
+                &plan.envp,
+                umask,
+                plan.filter.is_none(),
+                index as u32,
+            );
             if let Err(message) = ran {
                 let _ = rustix::io::write(told, &message.encode());
                 sys::exit_now(FAILED);
@@ -223,7 +233,7 @@ fn carry_out<'a>(step: &'a Step, opened: &mut Opened<'a>) -> Result<(), Errno> {
         }
         Step::OwnStdio(uid) => own_stdio(*uid),
         // With more than the descriptors here: see `run`.
-        Step::Placement | Step::Maps | Step::RuntimeHooks | Step::Hook(_) => Err(Errno::NOSYS),
+        Step::Placement | Step::Maps | Step::Limits | Step::RuntimeHooks | Step::Hook(_) => Err(Errno::NOSYS),
         Step::PrivateMounts { slave } => {
             let mode =
                 if *slave { MountPropagationFlags::DOWNSTREAM } else { MountPropagationFlags::PRIVATE };
@@ -337,7 +347,7 @@ fn carry_out<'a>(step: &'a Step, opened: &mut Opened<'a>) -> Result<(), Errno> {
             sys::mount_setattr(root(opened)?, 0, 0, propagation.mode, propagation.recursive)
         }
         Step::OomScore(value) => write_proc(proc(opened)?, c"self/oom_score_adj", value),
-        Step::Rlimit { resource, soft, hard, .. } => sys::set_rlimit(*resource, *soft, *hard),
+        Step::Rlimit { limit, .. } => sys::set_rlimit(None, limit.resource, limit.soft, limit.hard),
         Step::DropBounding(number) => sys::prctl(libc::PR_CAPBSET_DROP, u64::from(*number)),
         Step::Credentials { groups, gid, uid, capabilities, ambient } => {
             rustix::thread::set_keep_capabilities(true)?;

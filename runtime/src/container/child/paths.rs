@@ -10,6 +10,10 @@ use super::links;
 use crate::container::plan::Target;
 use crate::weak::{self, Weakness};
 
+/// How often a path is opened before who disturbs it has won. On a busy host a second try is enough; one who renames on
+/// purpose needs more luck each time.
+const DISTURBED_MAX: usize = 1000;
+
 /// What holds for every path in the root filesystem.
 fn rule(strict: bool) -> ResolveFlags {
     if weak::has(Weakness::Paths) {
@@ -23,13 +27,18 @@ fn rule(strict: bool) -> ResolveFlags {
 /// The one way into the root filesystem.
 pub(super) fn in_root(root: BorrowedFd<'_>, path: &CStr, strict: bool) -> Result<OwnedFd, Errno> {
     let flags = rule(strict);
-    loop {
-        match openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), flags) {
-            // Somebody renamed or mounted meanwhile (openat2(2)).
+    undisturbed(|| openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), flags))
+}
+
+/// Tries again when somebody renamed or mounted meanwhile (openat2(2), `EAGAIN`).
+fn undisturbed(mut open: impl FnMut() -> Result<OwnedFd, Errno>) -> Result<OwnedFd, Errno> {
+    for _ in 1..DISTURBED_MAX {
+        match open() {
             Err(Errno::AGAIN | Errno::INTR) => {}
             other => return other,
         }
     }
+    open()
 }
 
 /// Where a mount goes.
@@ -104,7 +113,8 @@ fn make(root: BorrowedFd<'_>, target: &Target, file: bool) -> Result<(), Errno> 
         if file && index == last {
             // Without O_EXCL a dangling link in the image (resolv.conf) makes the file it names, inside the root.
             let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
-            return openat2(root, prefix, flags, Mode::from_raw_mode(0o644), rule(target.strict)).map(drop);
+            let mode = Mode::from_raw_mode(0o644);
+            return undisturbed(|| openat2(root, prefix, flags, mode, rule(target.strict))).map(drop);
         }
         match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
             Ok(()) | Err(Errno::EXIST) => {}
@@ -140,6 +150,30 @@ pub(super) fn write_proc(proc: BorrowedFd<'_>, path: &CStr, value: &[u8]) -> Res
     if weak::has(Weakness::Procfs) {
         resolve = ResolveFlags::empty();
     }
-    let file = openat2(proc, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty(), resolve)?;
+    let file = undisturbed(|| openat2(proc, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty(), resolve))?;
     if rustix::io::write(&file, value)? == value.len() { Ok(()) } else { Err(Errno::IO) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_disturbs_without_end_is_not_waited_for() {
+        let mut tries = 0;
+        let mut open = |good: usize| {
+            tries = 0;
+            undisturbed(|| {
+                tries += 1;
+                if tries == good {
+                    Ok(rustix::fs::open("/", OFlags::PATH, Mode::empty())?)
+                } else {
+                    Err(Errno::AGAIN)
+                }
+            })
+        };
+        assert!(open(DISTURBED_MAX).is_ok());
+        assert_eq!(open(usize::MAX).unwrap_err(), Errno::AGAIN);
+        assert_eq!(tries, DISTURBED_MAX);
+    }
 }

@@ -1,22 +1,20 @@
 //! The container's terminal: always from its own devpts, and by descriptor alone, for a name could be anything
 //! (CVE-2025-52565).
 
-use std::io::IoSlice;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::net::SendFlags;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::Winsize;
 
 use super::mounts::attach;
 use super::paths::{in_root, resolve};
 use crate::container::plan::Target;
-use crate::sys;
 use crate::weak::{self, Weakness};
+use crate::{descriptors, sys};
 
 /// `DEVPTS_SUPER_MAGIC` (statfs(2)).
 const DEVPTS: u64 = 0x1cd1;
@@ -55,13 +53,7 @@ pub(super) fn set_up(
         };
         attach(copy.as_fd(), place.fd.as_fd())?;
     }
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds = [master.as_fd()];
-    if !control.push(SendAncillaryMessage::ScmRights(&fds)) {
-        return Err(Errno::NOBUFS);
-    }
-    sendmsg(console, &[IoSlice::new(NAME)], &mut control, SendFlags::NOSIGNAL)?;
+    descriptors::send(console, NAME, Some(master.as_fd()), SendFlags::empty())?;
     rustix::process::ioctl_tiocsctty(&slave)?;
     for number in 0..3 {
         sys::dup_to(&slave, number)?;
