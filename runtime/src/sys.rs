@@ -343,13 +343,19 @@ pub(crate) fn set_rlimit(pid: Option<i32>, resource: u32, soft: u64, hard: u64) 
 /// Gives back memory that can be had again: pages of the program's code and constants, which are the file's and come
 /// back from the page cache one by one as they are touched (madvise(2), MADV_DONTNEED), and what the heap keeps in stock.
 pub(crate) fn give_back_memory() {
-    extern "C" fn forget(info: *mut libc::dl_phdr_info, _: libc::size_t, _: *mut libc::c_void) -> libc::c_int {
+    extern "C" fn forget(
+        info: *mut libc::dl_phdr_info,
+        _: libc::size_t,
+        _: *mut libc::c_void,
+    ) -> libc::c_int {
         // SAFETY: dl_iterate_phdr(3) gives a valid structure, and the program's headers stay as long as the program.
         let (base, headers) = unsafe {
             let info = &*info;
             (info.dlpi_addr, std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)))
         };
-        for header in headers.iter().filter(|one| one.p_type == libc::PT_LOAD && one.p_flags & libc::PF_W == 0) {
+        for header in
+            headers.iter().filter(|one| one.p_type == libc::PT_LOAD && one.p_flags & libc::PF_W == 0)
+        {
             let first = (base + header.p_vaddr).next_multiple_of(PAGE);
             let end = (base + header.p_vaddr + header.p_memsz) / PAGE * PAGE;
             if first < end {
@@ -426,4 +432,24 @@ pub(crate) fn lead_session(command: &mut std::process::Command) {
     };
     // SAFETY: `body` neither allocates nor locks (an error is made from an errno alone).
     unsafe { command.pre_exec(body) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Kilobytes of mapped files in this process's memory (proc_pid_status(5)).
+    fn of_files() -> u64 {
+        let text = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("RssFile:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    #[test]
+    fn what_is_given_back_is_had_again() {
+        let before = of_files();
+        give_back_memory();
+        assert!(of_files() < before, "{before} before");
+        assert_eq!(format!("{:?}", Errno::NOENT), format!("{:?}", Errno::from_raw_os_error(2)));
+    }
 }

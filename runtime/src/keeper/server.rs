@@ -35,6 +35,10 @@ const CLIENTS_MAX: usize = 64;
 /// What stands for the door among the events.
 const DOOR_TOKEN: u64 = 0;
 
+/// How long nothing has to happen before the keeper gives back memory: a start right after that takes a fraction of a
+/// millisecond longer.
+const REST_AFTER: Duration = Duration::from_secs(5);
+
 /// Events taken from the kernel at once.
 const EVENTS_MAX: usize = 32;
 
@@ -105,6 +109,8 @@ pub(super) struct Server {
     /// The process that the respawn command became.
     spawned: Option<i32>,
     pub(super) end: Option<End>,
+    /// When memory is given back, if nothing happens until then.
+    rest: Option<Instant>,
     epoll: Epoll,
     door: Door,
     signals: SignalFd,
@@ -156,6 +162,7 @@ impl Server {
             last_daemon: None,
             spawned: None,
             end: None,
+            rest: Some(Instant::now() + REST_AFTER),
             epoll,
             door,
             signals,
@@ -256,7 +263,8 @@ impl Server {
             if let Some(end) = self.end {
                 return Ok(end);
             }
-            let timeout = match self.respawn.next().into_iter().chain(self.door.next()).min() {
+            let next = self.respawn.next().into_iter().chain(self.door.next()).chain(self.rest).min();
+            let timeout = match next {
                 // Rounded up, so that it is due when the wait is over.
                 Some(at) => {
                     let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
@@ -272,7 +280,14 @@ impl Server {
             for event in events.iter().take(count) {
                 self.handle(event.data(), event.events());
             }
-            self.door.open_if_due(&self.epoll, Instant::now());
+            let now = Instant::now();
+            if count > 0 {
+                self.rest = Some(now + REST_AFTER);
+            } else if self.rest.is_some_and(|at| at <= now) {
+                sys::give_back_memory();
+                self.rest = None;
+            }
+            self.door.open_if_due(&self.epoll, now);
             self.respawn_if_due();
         }
     }

@@ -91,6 +91,13 @@ pub(crate) enum CliError {
     Several(String),
 }
 
+impl CliError {
+    /// What was to be changed was changed by somebody else meanwhile.
+    pub(crate) fn is_conflict(&self) -> bool {
+        matches!(self, Self::Daemon { message, .. } if message.contains("update out of sequence"))
+    }
+}
+
 impl Client {
     /// The daemon at `host`: `unix:///path` or `tcp://host:port`, without TLS.
     pub(crate) fn new(host: &str) -> Result<Self, CliError> {

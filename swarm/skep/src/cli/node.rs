@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 use super::client::{CliError, Client, escape};
 use super::{ListFlags, fetch_each, for_each, print, print_inspected, several, task, text};
 
+/// How often a change is made anew: a promotion changes a node three times in a second, and nothing changes it for ever.
+const CONFLICTS_MAX: u32 = 5;
+
 /// Manage nodes of the swarm.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -140,18 +143,42 @@ pub(super) async fn resolve(node: &str, client: &Client) -> Result<String, CliEr
 }
 
 async fn update(flags: Update, client: &Client) -> Result<(), CliError> {
-    let node: Value = client.get(&format!("/nodes/{}", resolve(&flags.node, client).await?)).await?;
-    let mut spec = node["Spec"].clone();
-    if let Some(availability) = flags.availability {
-        spec["Availability"] = json!(availability);
-    }
-    if let Some(role) = flags.role {
-        spec["Role"] = json!(role);
-    }
-    spec["Labels"] = json!(labels(&spec["Labels"], &flags.label_add, &flags.label_rm)?);
-    let path = format!("/nodes/{}/update?version={}", text(&node, "/ID"), text(&node, "/Version/Index"));
-    client.post(&path, &spec).await?;
+    change(&flags.node, client, |spec| {
+        if let Some(availability) = &flags.availability {
+            spec["Availability"] = json!(availability);
+        }
+        if let Some(role) = &flags.role {
+            spec["Role"] = json!(role);
+        }
+        spec["Labels"] = json!(labels(&spec["Labels"], &flags.label_add, &flags.label_rm)?);
+        Ok(true)
+    })
+    .await?;
     print(&format!("{}\n", flags.node))
+}
+
+/// Changes a node's specification. When somebody else (a manager that follows the node's role, say) was quicker, the
+/// change is made to what that left, where docker gives up with "update out of sequence".
+///
+/// `false`: `edit` found nothing to change.
+async fn change(
+    name: &str,
+    client: &Client,
+    edit: impl Fn(&mut Value) -> Result<bool, CliError>,
+) -> Result<bool, CliError> {
+    let mut conflicts = 0;
+    loop {
+        let node: Value = client.get(&format!("/nodes/{}", resolve(name, client).await?)).await?;
+        let mut spec = node["Spec"].clone();
+        if !edit(&mut spec)? {
+            return Ok(false);
+        }
+        let path = format!("/nodes/{}/update?version={}", text(&node, "/ID"), text(&node, "/Version/Index"));
+        match client.post(&path, &spec).await {
+            Err(error) if error.is_conflict() && conflicts < CONFLICTS_MAX => conflicts += 1,
+            answer => return answer.map(|_| true),
+        }
+    }
 }
 
 /// A node's labels after a change: first what is added, then what goes, as docker/cli does.
@@ -171,14 +198,14 @@ fn labels(old: &Value, add: &[String], remove: &[String]) -> Result<BTreeMap<Str
 
 /// Gives a node a role, in the words of docker/cli `cli/command/node/{promote,demote}.go`.
 async fn set_role(name: &str, role: &str, client: &Client) -> Result<(), CliError> {
-    let node: Value = client.get(&format!("/nodes/{}", resolve(name, client).await?)).await?;
-    let mut spec = node["Spec"].clone();
-    if text(&spec, "/Role") == role {
+    let changed = change(name, client, |spec| {
+        let other = text(spec, "/Role") != role;
+        spec["Role"] = json!(role);
+        Ok(other)
+    });
+    if !changed.await? {
         return print(&format!("Node {name} is already a {role}.\n"));
     }
-    spec["Role"] = json!(role);
-    let path = format!("/nodes/{}/update?version={}", text(&node, "/ID"), text(&node, "/Version/Index"));
-    client.post(&path, &spec).await?;
     match role {
         "manager" => print(&format!("Node {name} promoted to a manager in the swarm.\n")),
         _ => print(&format!("Manager {name} demoted in the swarm.\n")),
