@@ -203,7 +203,7 @@ fn proc_link(house: &House) -> Option<String> {
         rounds += 1;
     }
     house.note(&format!("{rounds} containers, {} flips, {refused} refused", flipper.stop()));
-    if !house.is_weakened() {
+    if !house.is_weakened() && raced() {
         assert!(refused > 0 && refused < rounds, "this was no race");
     }
     harm
@@ -230,8 +230,13 @@ fn console(house: &House) -> Option<String> {
         rounds += 1;
     }
     house.note(&format!("{rounds} containers, {} flips, {refused} refused", flipper.stop()));
-    if !house.is_weakened() {
+    if !house.is_weakened() && raced() {
         assert!(refused > 0 && refused < rounds, "this was no race");
     }
     harm.map(|_| "/dev/console is no terminal".to_owned())
+}
+
+/// On one processor the names only change places between the steps of a set-up.
+fn raced() -> bool {
+    std::thread::available_parallelism().is_ok_and(|processors| processors.get() > 1)
 }
