@@ -15,6 +15,9 @@ use super::stats::Series;
 /// Containers at once.
 const PARALLEL: usize = 200;
 
+/// A keeper that nobody asked for anything for so long has given back what it does not use.
+const REST: Duration = Duration::from_secs(7);
+
 /// The keeper's process: `keeper RUN STATE PARENT`.
 pub(crate) fn main(args: &[String]) -> ExitCode {
     let [run, state, parent] = args else { return ExitCode::FAILURE };
@@ -124,12 +127,15 @@ pub(crate) fn measure(view: &str, bundles: &Bundles, rounds: usize, wants: &dyn 
             start.elapsed().as_secs_f64() * 1000.0
         );
         let full = memory(keeper);
+        std::thread::sleep(REST);
+        let rest = memory(keeper);
         println!("\nmemory of the keeper, KiB");
-        for (name, empty, full) in
-            [("RSS", empty.0, full.0), ("PSS", empty.1, full.1), ("private", empty.2, full.2)]
-        {
+        for (name, figure) in [("RSS", 0), ("PSS", 1), ("private", 2)] {
+            let [empty, full, rest] = [empty, full, rest].map(|figures: [u64; 3]| figures[figure]);
             let each = (full as f64 - empty as f64) / PARALLEL as f64;
-            println!("  {name:<8} without containers {empty:6}  with {PARALLEL} {full:6}  each {each:6.1}");
+            println!(
+                "  {name:<8} without containers {empty:6}  with {PARALLEL} {full:6}  each {each:6.1}  at rest {rest:6}"
+            );
         }
     }
     house.client.shutdown(true).unwrap();
@@ -165,11 +171,11 @@ fn crun_start(bundles: &Bundles) -> Option<Duration> {
 }
 
 /// RSS, PSS and private memory (proc_pid_smaps(5)), KiB.
-fn memory(pid: u32) -> (u64, u64, u64) {
+fn memory(pid: u32) -> [u64; 3] {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
     let figure = |key: &str| -> u64 {
         let line = text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
         line.trim().trim_end_matches(" kB").parse().unwrap_or_default()
     };
-    (figure("Rss:"), figure("Pss:"), figure("Private_Clean:") + figure("Private_Dirty:"))
+    [figure("Rss:"), figure("Pss:"), figure("Private_Clean:") + figure("Private_Dirty:")]
 }
