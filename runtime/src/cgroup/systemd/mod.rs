@@ -107,7 +107,10 @@ impl Unit {
         if !matches!(single[..], [Component::Normal(_)]) || name.contains('/') {
             return Err(wrong());
         }
-        let inner = expand(slice).ok_or_else(wrong)?.join(&name);
+        let above = expand(slice).ok_or_else(wrong)?;
+        // A slice's own name says where it is, and no property can say otherwise.
+        let inner =
+            if name.ends_with(".slice") { expand(&name).ok_or_else(wrong)? } else { above.join(&name) };
         Ok((Self { name, slice: slice.to_owned() }, inner))
     }
 

@@ -128,15 +128,12 @@ proptest::proptest! {
 
 /// Plays systemd on the other end: refuses the first start because a failed unit is there, and ends jobs at once.
 fn peer(mut stream: UnixStream) -> Vec<String> {
-    let mut line = Vec::new();
-    while !line.ends_with(b"\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).unwrap();
-        line.push(byte[0]);
-    }
-    assert!(line.starts_with(b"\0AUTH EXTERNAL "));
+    // As systemd reads it: all that is there at once. A call must not come in the same read as the BEGIN before it.
+    let mut introduction = [0; 256];
+    let length_read = stream.read(&mut introduction).unwrap();
+    let introduction = &introduction[..length_read];
+    assert!(introduction.starts_with(b"\0AUTH EXTERNAL ") && introduction.ends_with(b"\r\nBEGIN\r\n"));
     stream.write_all(b"OK 1234\r\n").unwrap();
-    stream.read_exact(&mut [0; 7]).unwrap();
     let mut calls = Vec::new();
     let mut head = [0; HEAD];
     while stream.read_exact(&mut head).is_ok() {
