@@ -10,6 +10,7 @@
 #   --cgroup MODE         v2 (the default), v1, or hybrid: as systemd mounts them. In a hybrid the tree of v2 has those
 #                         controllers alone that the kernel does not have in v1 (Debian's 6.12: memory and cpuset)
 #   --disk FILE           an ext4 file system whose init is the guest's, and must be systemd; what is written is dropped
+#   --initramfs           the root stays the kernel's ramfs, as on a diskless host: no pivot_root(2) leaves it
 #   --memory MEGABYTES    1536
 #   --cpus NUMBER         2
 #   --seconds NUMBER      600; then the machine is turned off
@@ -31,12 +32,14 @@ programs=()
 environment=()
 directory=/root
 cgroup=v2
+root=moved
 disk=
 memory_mb=1536
 cpus=2
 seconds_max=600
 console=
 while [[ "${1:-}" = --* ]]; do
+    [ "$1" != --initramfs ] || { root=initramfs; shift; continue; }
     [ $# -ge 2 ] || usage
     case $1 in
     --file) files+=("$2") ;;
@@ -44,7 +47,7 @@ while [[ "${1:-}" = --* ]]; do
     --env) environment+=("$2") ;;
     --directory) directory=$2 ;;
     --cgroup) cgroup=$2 ;;
-    --disk) disk=$(realpath "$2") ;;
+    --disk) root=disk disk=$(realpath "$2") ;;
     --memory) memory_mb=$2 ;;
     --cpus) cpus=$2 ;;
     --seconds) seconds_max=$2 ;;
@@ -103,7 +106,7 @@ for program in "${programs[@]}"; do
     while read -r library; do add "$library" "$library"; done <"$scratch/libraries"
 done
 mkdir -p "$tree/${directory#/}"
-printf '%s\n' "cgroup=$cgroup" "disk=${disk:+yes}" >"$scratch/tree/etc/guest"
+printf '%s\n' "cgroup=$cgroup" "root=$root" >"$scratch/tree/etc/guest"
 
 # In single quotes, the only ones that every shell reads alike.
 quoted() { printf "'%s' " "${1//\'/\'\\\'\'}"; }
