@@ -20,6 +20,7 @@ use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{Linux, LinuxNamespace, Process, Spec};
 use rustix::fs::{Mode, OFlags};
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use rustix::process::{Gid, Uid};
 
 use self::mounts::{Mounts, move_root};
@@ -61,7 +62,15 @@ pub(in crate::container) fn build(options: CreateOptions<'_>, ends: Ends) -> Res
         rootfs::open(options.rootfs, options.bundle, builder.mounts.inherited(), builder.mounts.is_slave())?;
     match &mut root {
         _ if builder.mounts.namespace() => {}
-        RootMount::Detached { over, .. } => *over = None,
+        RootMount::Detached { mount, over } => {
+            let attached = spec.mounts().as_ref().is_some_and(|mounts| !mounts.is_empty());
+            if (attached || options.console.is_some()) && !takes_mounts(mount) {
+                return Err(CreateError::Unsupported(
+                    "mounts without a mount namespace on a kernel before 6.15".to_owned(),
+                ));
+            }
+            *over = None;
+        }
         RootMount::Legacy { .. } => {
             return Err(CreateError::Unsupported(
                 "an overlay without a mount namespace on a kernel before 6.7".to_owned(),
@@ -132,6 +141,15 @@ pub(in crate::container) fn build_exec(options: ExecOptions<'_>, ends: Ends) -> 
     plan.entry = Some(entry);
     plan.preserved = options.preserve_fds;
     Ok(plan)
+}
+
+/// Whether this kernel lets mounts into a tree that stands nowhere: tried with two copies.
+fn takes_mounts(tree: &OwnedFd) -> bool {
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_EMPTY_PATH | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let copy = || open_tree(tree, c"", flags);
+    let into = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    copy().is_ok_and(|one| copy().is_ok_and(|two| move_mount(one, c"", two, c"", into).is_ok()))
 }
 
 /// Into the root of a container that shares the host's mount namespace.
