@@ -432,9 +432,9 @@ impl Step {
             Self::ReadonlyPath(path) => format!("make /{} read-only", shown(path)),
             Self::MaskedPath(path, _) => format!("mask /{}", shown(path)),
             Self::ReadonlyRoot => "make the root filesystem read-only".to_owned(),
-            Self::PivotRoot | Self::Chroot | Self::EnterRoot(_) | Self::MoveRoot(_) => {
-                "change the root".to_owned()
-            }
+            // By its name, as in runc: who sees it looks for --no-pivot.
+            Self::PivotRoot => "pivot_root".to_owned(),
+            Self::Chroot | Self::EnterRoot(_) | Self::MoveRoot(_) => "change the root".to_owned(),
             Self::RootPropagation(_) => "set the root's propagation".to_owned(),
             Self::OomScore(value) => format!("set process.oomScoreAdj to {}", String::from_utf8_lossy(value)),
             Self::Rlimit { name, soft, hard, .. } => format!("set {name} to {soft}:{hard}"),
