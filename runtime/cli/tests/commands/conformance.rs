@@ -221,12 +221,6 @@ fn a_proc_that_is_a_link_is_refused() {
     house.close();
 }
 
-fn older_than(major: u32, minor: u32) -> bool {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
-    (numbers.next(), numbers.next()) < (Some(major), Some(minor))
-}
-
 fn the_hosts_mount_namespace_is_left_alone() {
     let house = House::new();
     house.probe(&["sleep"]);
@@ -238,14 +232,7 @@ fn the_hosts_mount_namespace_is_left_alone() {
     });
     let before = std::fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count();
     let done = house.run(&["run", "-d", "one"]);
-    if older_than(6, 15) {
-        assert!(done.err.contains("without a mount namespace on a kernel before 6.15"), "{}", done.err);
-        house.change(|config| config["mounts"] = json!([]));
-        let done = house.run(&["run", "-d", "one"]);
-        assert_eq!(done.code, 0, "{}", done.err);
-    } else {
-        assert_eq!(done.code, 0, "{}", done.err);
-    }
+    assert_eq!(done.code, 0, "{}", done.err);
     let inside = house.run(&["exec", "one", "/probe", "namespace", "mnt"]);
     let ours = std::fs::read_link("/proc/self/ns/mnt").unwrap();
     assert_eq!(inside.out.trim(), ours.to_str().unwrap(), "{}", inside.err);

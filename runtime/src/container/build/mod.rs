@@ -53,30 +53,21 @@ pub(in crate::container) fn build(options: CreateOptions<'_>, ends: Ends) -> Res
         builder.steps.push(Step::Attribute(wait));
         devices
     });
+    let mut root =
+        rootfs::open(options.rootfs, options.bundle, builder.mounts.inherited(), builder.mounts.is_slave())?;
     let slave = builder.mounts.copies_slaves();
     if builder.mounts.namespace() {
         builder.steps.push(Step::PrivateMounts { slave });
+    } else {
+        match &mut root {
+            RootMount::Detached { mount, over } if takes_mounts(mount) => *over = None,
+            _ => {
+                builder.borrowed = Some(namespaces::own_mounts()?);
+                builder.steps.extend([Step::BorrowMounts, Step::PrivateMounts { slave: false }]);
+            }
+        }
     }
     builder.steps.extend([Step::OpenNull, Step::OpenProc]);
-    let mut root =
-        rootfs::open(options.rootfs, options.bundle, builder.mounts.inherited(), builder.mounts.is_slave())?;
-    match &mut root {
-        _ if builder.mounts.namespace() => {}
-        RootMount::Detached { mount, over } => {
-            let attached = spec.mounts().as_ref().is_some_and(|mounts| !mounts.is_empty());
-            if (attached || options.console.is_some()) && !takes_mounts(mount) {
-                return Err(CreateError::Unsupported(
-                    "mounts without a mount namespace on a kernel before 6.15".to_owned(),
-                ));
-            }
-            *over = None;
-        }
-        RootMount::Legacy { .. } => {
-            return Err(CreateError::Unsupported(
-                "an overlay without a mount namespace on a kernel before 6.7".to_owned(),
-            ));
-        }
-    }
     builder.steps.push(Step::AttachRoot(root));
     if builder.userns {
         builder.steps.push(Step::BecomeRoot);
@@ -143,7 +134,7 @@ pub(in crate::container) fn build_exec(options: ExecOptions<'_>, ends: Ends) -> 
     Ok(plan)
 }
 
-/// Whether this kernel lets mounts into a tree that stands nowhere: tried with two copies.
+/// Whether this kernel lets mounts into a tree that stands nowhere, as Linux 6.15 does: tried with two copies.
 fn takes_mounts(tree: &OwnedFd) -> bool {
     let flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_EMPTY_PATH | OpenTreeFlags::OPEN_TREE_CLOEXEC;
@@ -174,11 +165,13 @@ struct Builder<'a> {
     joined: u64,
     /// The process lives in a user namespace other than this one.
     userns: bool,
+    /// The host's mount namespace, to go back to from one that the mounts are made in.
+    borrowed: Option<OwnedFd>,
 }
 
 impl<'a> Builder<'a> {
     fn new(bundle: &'a Path, mounts: Mounts<'a>) -> Self {
-        Self { steps: Vec::new(), bundle, mounts, joined: 0, userns: false }
+        Self { steps: Vec::new(), bundle, mounts, joined: 0, userns: false, borrowed: None }
     }
 
     fn stdio(&mut self, process: &Process, stdio: Stdio) {
@@ -266,7 +259,7 @@ impl Builder<'_> {
             self.steps.push(Step::ReadonlyRoot);
         }
         if !self.mounts.namespace() {
-            self.steps.push(Step::Chroot);
+            self.steps.push(self.borrowed.take().map_or(Step::Chroot, Step::ReturnMounts));
             return Ok(());
         }
         self.steps.push(if no_pivot { move_root(rootfs, self.bundle)? } else { Step::PivotRoot });
