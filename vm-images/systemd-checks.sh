@@ -10,11 +10,11 @@ root=/tmp/systemd-checks
 unit=vmtest-one.scope
 failures=0 checks=0
 # What goes into a unit from a spec, of either cgroup version, and what a runtime asks of systemd besides.
-properties=Slice,Delegate,DevicePolicy,DeviceAllow,MemoryMax,MemoryLow,MemorySwapMax,MemoryLimit,TasksMax,CPUWeight
-properties+=,CPUShares,CPUQuotaPerSecUSec,CPUQuotaPeriodUSec,AllowedCPUs,AllowedMemoryNodes,BlockIOWeight
+properties=Slice,Delegate,DevicePolicy,DeviceAllow,MemoryMax,MemoryMin,MemoryLow,MemoryHigh,MemorySwapMax,MemoryLimit
+properties+=,TasksMax,CPUWeight,CPUShares,CPUQuotaPerSecUSec,CPUQuotaPeriodUSec,AllowedCPUs,AllowedMemoryNodes,BlockIOWeight
 properties+=,DefaultDependencies,MemoryAccounting,CPUAccounting,TasksAccounting,IOAccounting,BlockIOAccounting
 properties+=,Transient,CollectMode,TimeoutStopUSec,ActiveState,SubState,Wants
-limits="memory.max memory.low memory.swap.max memory.limit_in_bytes memory.soft_limit_in_bytes
+limits="memory.max memory.min memory.low memory.high memory.swap.max memory.limit_in_bytes memory.soft_limit_in_bytes
     memory.memsw.limit_in_bytes pids.max cpu.max cpu.weight cpu.shares cpu.cfs_quota_us cpu.cfs_period_us
     cpuset.cpus cpuset.mems cpu.idle cgroup.controllers cgroup.subtree_control"
 
@@ -42,7 +42,7 @@ groups() {
 
 # (DeviceAllow has a line for each device; older runtimes say drivers' names where others say numbers.)
 note_unit() {
-    systemctl show "$unit" -p "$properties" | sed 's/^\(DeviceAllow=.*-\)pts/\1136/; s/^\(DeviceAllow=.*-\)loop/\17/' | sort |
+    systemctl show "$unit" -p "$properties" | sed '/^DeviceAllow=/ { s/-pts/-136/; s/-loop/-7/ }' | sort |
         awk -F= -v OFS='\t' -v when="$1" '{ name = $1; sub(/^[^=]*=/, "")
             if (name == last) value = value ", " $0
             else { if (last != "") print when " " last, value; last = name; value = $0 } }
@@ -76,8 +76,9 @@ settled() {
     done
     return 1
 }
-has_no_unit() { [ -z "$(systemctl list-units --all --plain --no-legend "$unit" 2>/dev/null)" ]; }
-has_no_group() { [ -z "$(find /sys/fs/cgroup -type d -name "$unit")" ]; }
+units() { systemctl list-units --all --plain --no-legend "$unit" 2>/dev/null; }
+paths() { find /sys/fs/cgroup -type d -name "$unit"; }
+has_no_unit() { [ -z "$(units)" ]; }
 is_dead() { [ "$("$tested" state one 2>/dev/null | jq -r .status)" = stopped ]; }
 
 # --- the containers
@@ -87,7 +88,7 @@ spec() {
     rm -rf "$root/bundle"
     mkdir -p "$root/bundle/rootfs"/{bin,tmp,proc,dev,sys}
     cp "$(command -v busybox)" "$root/bundle/rootfs/bin/busybox"
-    for applet in sh sleep cat mknod head rm mount ls true stat; do ln -s busybox "$root/bundle/rootfs/bin/$applet"; done
+    for applet in sh sleep sort cat mknod head rm stat; do ln -s busybox "$root/bundle/rootfs/bin/$applet"; done
     (cd "$root/bundle" && runc spec)
     jq '.process.terminal = false | .process.args = ["sleep", "1000"] | .root.readonly = false
         | .process.capabilities |= (map_values(. + ["CAP_MKNOD"]) | del(.ambient)) | '"$1" \
@@ -110,8 +111,8 @@ life() {
         note "created" "no"
         printf '  %s says: %s\n' "$name" "$(tail -n 3 "$root/said")"
         settled has_no_unit
-        note "after a failed create: unit" "$(systemctl list-units --all --plain --no-legend "$unit")"
-        note "after a failed create: groups" "$(find /sys/fs/cgroup -type d -name "$unit")"
+        note "after a failed create: unit" "$(units)"
+        note "after a failed create: groups" "$(paths)"
         return
     fi
     pid=$("$tested" state one | jq .pid)
@@ -122,7 +123,8 @@ life() {
     note_limits "created"
     "$tested" start one || note "start" "fails"
     note "own view" "$("$tested" exec one cat /proc/self/cgroup 2>&1)"
-    note "own mounts" "$("$tested" exec one sh -c 'cat /proc/self/mountinfo' | awk '$5 ~ /cgroup/ && !/tmpfs/ { print $4, $5, $6 }')"
+    note "own mounts" "$("$tested" exec one cat /proc/self/mountinfo |
+        awk '$5 ~ /cgroup/ && !/tmpfs/ { print $4, $5, $6 }')"
     note "exec fails with" "$("$tested" exec one sh -c 'exit 7'; echo $?)"
     note_devices "running"
     if [ $# -gt 0 ]; then
@@ -145,8 +147,8 @@ life() {
     note "killed" "$("$tested" state one | jq -r .status)"
     "$tested" delete one || note "delete" "fails"
     settled has_no_unit
-    note "leftovers: unit" "$(systemctl list-units --all --plain --no-legend "$unit")"
-    note "leftovers: groups" "$(find /sys/fs/cgroup -type d -name "$unit")"
+    note "leftovers: unit" "$(units)"
+    note "leftovers: groups" "$(paths)"
     note "leftovers: files" "$(ls -A /run/systemd/transient "$root/state.$name/" | grep -v :)"
 }
 
@@ -216,6 +218,9 @@ beside_runc "what systemd rounds or has no limit for, annotations, no slice" "$j
         "org.systemd.property.CollectMode": "'"'inactive-or-failed'"'"}
     | .linux.resources += {"cpu": {"quota": 12345, "period": 50000}, "pids": {"limit": -1}}' \
     --cpu-period 70000 --cpu-quota 33333
+[ "$version" = v1 ] || beside_runc "files of v2 by their names" "$at | $joined | $unmounted"' | .linux.resources += {
+    "unified": {"memory.max": "67108864", "memory.min": "131072", "memory.high": "50331648", "memory.swap.max": "0",
+        "pids.max": "99", "cpu.max": "20000 100000", "cpu.weight": "42", "cpuset.cpus": "0"}}'
 beside_runc "a property that systemd refuses" "$at | $unmounted"' | .annotations += {
     "org.systemd.property.Nothing": "true"}'
 
@@ -236,14 +241,13 @@ for one in "$(command -v runc)" "$runtime"; do
     "$one" --systemd-cgroup run --bundle "$root/bundle" one >"$root/run.$(basename "$one")" 2>/dev/null </dev/null
     echo "code $?" >>"$root/run.$(basename "$one")"
     settled has_no_unit
-    is "run of $(basename "$one") leaves" "" "$(find /sys/fs/cgroup -type d -name "$unit")"
+    is "run of $(basename "$one") leaves" "" "$(units)$(paths)"
 done
 is "run" "$(cat "$root/run.runc")" "$(cat "$root/run.$(basename "$runtime")")"
 
 # --- what takes too much
 spec "$at | $unmounted"'| .linux.resources.memory.limit = 16777216 | .linux.resources.memory.swap = 16777216
     | .process.args = ["sh", "-c", "head -c 64000000 /dev/zero | sort >/dev/null; sleep 1000"]'
-ln -s busybox "$root/bundle/rootfs/bin/sort"
 "$runtime" --systemd-cgroup run --detach --bundle "$root/bundle" one >/dev/null 2>&1 </dev/null
 pid=$("$runtime" state one | jq .pid)
 killed() { cat $(groups "$pid" | sed 's/$/\/memory.events/') 2>/dev/null | grep -q '^oom_kill [1-9]' ||
@@ -251,7 +255,7 @@ killed() { cat $(groups "$pid" | sed 's/$/\/memory.events/') 2>/dev/null | grep 
 if settled killed; then ok "the memory limit kills"; else fail "the memory limit does not kill"; fi
 "$runtime" --systemd-cgroup delete --force one
 settled has_no_unit
-is "after delete --force" "" "$(find /sys/fs/cgroup -type d -name "$unit")$(systemctl list-units --all --plain --no-legend "$unit")"
+is "after delete --force" "" "$(units)$(paths)"
 
 # --- the container's end, unasked
 spec "$at | $unmounted"'| .process.args = ["sleep", "1"]'
@@ -260,7 +264,7 @@ tested=$runtime
 settled is_dead
 "$runtime" delete one
 settled has_no_unit
-is "after a delete without --systemd-cgroup" "" "$(find /sys/fs/cgroup -type d -name "$unit")$(systemctl list-units --all --plain --no-legend "$unit")"
+is "after a delete without --systemd-cgroup" "" "$(units)$(paths)"
 
 # --- systemd stops the unit
 spec "$at | $unmounted"

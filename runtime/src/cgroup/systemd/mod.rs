@@ -108,9 +108,12 @@ impl Unit {
             return Err(wrong());
         }
         let above = expand(slice).ok_or_else(wrong)?;
-        // A slice's own name says where it is, and no property can say otherwise.
-        let inner =
-            if name.ends_with(".slice") { expand(&name).ok_or_else(wrong)? } else { above.join(&name) };
+        // A slice's own name says where it is, and no property can say otherwise. The root's is nobody's to be made.
+        let inner = if name.ends_with(".slice") {
+            expand(&name).filter(|path| !path.as_os_str().is_empty()).ok_or_else(wrong)?
+        } else {
+            above.join(&name)
+        };
         Ok((Self { name, slice: slice.to_owned() }, inner))
     }
 

@@ -47,6 +47,35 @@ fn limits_become_properties_of_each_interface() {
 }
 
 #[test]
+fn what_unified_says_becomes_properties_where_there_are_any() {
+    let json = r#"{"unified":{"memory.max":"max","memory.min":"131072","memory.swap.max":" 7\n","pids.max":"0",
+        "cpu.max":"10000 100000","cpu.weight":"42","cpuset.cpus":"0,9","memory.low":"what","hugetlb.2MB.max":"1"}}"#;
+    let version = Version { number: 252, v2: true };
+    let expected = [
+        "CPUQuotaPeriodUSec t U64(100000)",
+        "CPUQuotaPerSecUSec t U64(100000)",
+        "CPUWeight t U64(42)",
+        "AllowedCPUs ay Bytes([1, 2])",
+        "MemoryMax t U64(18446744073709551615)",
+        "MemoryMin t U64(131072)",
+        "MemorySwapMax t U64(7)",
+        "TasksMax t U64(1)",
+    ];
+    assert_eq!(text(&for_resources(&resources(json), version, false).unwrap()), expected);
+    let json = r#"{"unified":{"cpu.max":"max","cpu.idle":"1","cpu.weight":"42"}}"#;
+    let expected = [
+        "CPUWeight t U64(0)",
+        "CPUQuotaPeriodUSec t U64(100000)",
+        "CPUQuotaPerSecUSec t U64(18446744073709551615)",
+    ];
+    assert_eq!(text(&for_resources(&resources(json), version, false).unwrap()), expected);
+    let old = Version { number: 241, v2: true };
+    let expected = ["CPUWeight t U64(42)", "CPUQuotaPerSecUSec t U64(18446744073709551615)"];
+    assert_eq!(text(&for_resources(&resources(json), old, false).unwrap()).len(), expected.len());
+    assert_eq!(for_resources(&resources(json), Version { number: 252, v2: false }, false).unwrap(), []);
+}
+
+#[test]
 fn devices_become_a_strict_list() {
     let json =
         r#"{"devices":[{"allow":false,"access":"rwm"},{"allow":true,"type":"b","major":8,"access":"r"}]}"#;
