@@ -63,9 +63,14 @@ attacks ROUNDS="10000":
 vm: release
     SKEP={{ release }} vm-images/node.sh target/vm linux-image-cloud-amd64 linux-image-6.12-cloud-amd64
 
-# the runtime's tests on the same kernels, each kernel=cgroup-modes; `-- FILTER` picks tests; needs what `vm` needs
-vm-runtime *KERNELS="linux-image-cloud-amd64=v2,hybrid,v1 linux-image-6.12-cloud-amd64=v2,hybrid":
+# the runtime's tests on the same kernels, each kernel=modes; `-- FILTER` picks tests; needs what `vm` needs
+vm-runtime *KERNELS="linux-image-cloud-amd64=v2,hybrid,v1,initramfs linux-image-6.12-cloud-amd64=v2,hybrid,v1,initramfs":
     vm-images/runtime.sh target/vm {{ KERNELS }}
+
+# skep-runtime --systemd-cgroup beside runc, with Debian's systemd as init; needs what `vm` needs, and mmdebstrap, e2fsprogs
+vm-systemd *KERNELS="linux-image-cloud-amd64=v2,hybrid,v1 linux-image-6.12-cloud-amd64=v2":
+    cargo build --release -p skep-runtime-cli
+    SKEP_RUNTIME={{ release }}-runtime vm-images/systemd.sh target/vm {{ KERNELS }}
 
 # our figures beside Docker's, in one run; needs what `real` needs and docker.io (dockerd)
 bench *WHAT: release

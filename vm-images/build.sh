@@ -17,7 +17,7 @@ out=$(realpath -m "${2:?$usage}")
 # What a Debian host has and the guest may load; with all that these need. Loading is left to the kernel, as on any
 # host: a module that skep needs but whose loading it does not cause is a failure that these images are to show.
 modules=(
-    overlay veth tun dummy bridge loop fuse
+    overlay veth tun dummy bridge loop fuse virtio_pci virtio_blk
     nf_tables nft_chain_nat nft_ct nft_fib nft_fib_inet nft_fib_ipv4 nft_fib_ipv6 nft_hash nft_limit nft_log nft_masq
     nft_nat nft_numgen nft_objref nft_redir nft_reject nft_reject_inet nft_reject_ipv4 nft_reject_ipv6 nft_socket
     nf_conntrack nf_conntrack_netlink nf_nat nfnetlink
@@ -61,7 +61,7 @@ tree=$scratch/tree
 mkdir -p "$tree"/{bin,sbin,dev,etc,proc,sys,run,tmp,var/log,var/lib,root,newroot} "$tree/lib/modules/$release"
 chmod 1777 "$tree/tmp"
 cp "$(command -v busybox)" "$tree/bin/busybox"
-install -m 755 "$here/init" "$tree/init"
+install -m 755 "$here/init" "$here/command" "$tree/"
 [ -z "${SKEP:-}" ] || install -m 755 "$SKEP" "$tree/bin/skep"
 echo 'root:x:0:0:root:/root:/bin/sh' >"$tree/etc/passwd"
 echo 'root:x:0:' >"$tree/etc/group"

@@ -9,6 +9,8 @@
 #   --directory PATH      where the command starts; made if it is not there
 #   --cgroup MODE         v2 (the default), v1, or hybrid: as systemd mounts them. In a hybrid the tree of v2 has those
 #                         controllers alone that the kernel does not have in v1 (Debian's 6.12: memory and cpuset)
+#   --disk FILE           an ext4 file system whose init is the guest's, and must be systemd; what is written is dropped
+#   --initramfs           the root stays the kernel's ramfs, as on a diskless host: no pivot_root(2) leaves it
 #   --memory MEGABYTES    1536
 #   --cpus NUMBER         2
 #   --seconds NUMBER      600; then the machine is turned off
@@ -30,11 +32,14 @@ programs=()
 environment=()
 directory=/root
 cgroup=v2
+root=moved
+disk=
 memory_mb=1536
 cpus=2
 seconds_max=600
 console=
 while [[ "${1:-}" = --* ]]; do
+    [ "$1" != --initramfs ] || { root=initramfs; shift; continue; }
     [ $# -ge 2 ] || usage
     case $1 in
     --file) files+=("$2") ;;
@@ -42,6 +47,7 @@ while [[ "${1:-}" = --* ]]; do
     --env) environment+=("$2") ;;
     --directory) directory=$2 ;;
     --cgroup) cgroup=$2 ;;
+    --disk) root=disk disk=$(realpath "$2") ;;
     --memory) memory_mb=$2 ;;
     --cpus) cpus=$2 ;;
     --seconds) seconds_max=$2 ;;
@@ -75,11 +81,15 @@ trap 'exit 143' TERM
 
 # --- what this run adds to the image
 tree=$scratch/tree
-mkdir -p "$tree/etc"
+# The initramfs's init takes what is for a disk from there.
+[ -z "$disk" ] || tree=$scratch/tree/added
+mkdir -p "$tree/etc" "$scratch/tree/etc"
 
-# add FROM TO
+# add FROM TO. (/lib is a link on Debian, and on a disk with it.)
 add() {
-    local to=$tree/${2#/}
+    local to=$2
+    [ -z "$disk" ] || to=$(realpath -m "$(dirname "$2")")/$(basename "$2")
+    to=$tree/${to#/}
     mkdir -p "$(dirname "$to")"
     cp -rH --preserve=mode "$1" "$to"
 }
@@ -96,7 +106,7 @@ for program in "${programs[@]}"; do
     while read -r library; do add "$library" "$library"; done <"$scratch/libraries"
 done
 mkdir -p "$tree/${directory#/}"
-echo "cgroup=$cgroup" >"$tree/etc/guest"
+printf '%s\n' "cgroup=$cgroup" "root=$root" >"$scratch/tree/etc/guest"
 
 # In single quotes, the only ones that every shell reads alike.
 quoted() { printf "'%s' " "${1//\'/\'\\\'\'}"; }
@@ -109,7 +119,7 @@ quoted() { printf "'%s' " "${1//\'/\'\\\'\'}"; }
 } >"$tree/etc/command"
 
 # The kernel unpacks one archive after the other; not compressed, for build.sh's reason.
-(cd "$tree" && find . -print0 | sort -z | busybox cpio -o0 -H newc -R 0:0 2>/dev/null) |
+(cd "$scratch/tree" && find . -print0 | sort -z | busybox cpio -o0 -H newc -R 0:0 2>/dev/null) |
     cat "$image/initramfs" - >"$scratch/initramfs"
 
 # --- the run
@@ -119,10 +129,21 @@ exec {output}> >(exec cat)
 reader=$!
 # la57=off: five levels of page tables cost an emulator dearly. no_timer_check: on a busy host an emulated timer is too
 # late for the kernel's test of it, which ends in a panic.
+machine=()
+parameters="console=ttyS0 quiet panic=-1 mitigations=off nokaslr no_timer_check"
+if [ -n "$disk" ]; then
+    machine=(-drive "file=$disk,format=raw,if=virtio,snapshot=on,cache=unsafe")
+    parameters+=" systemd.unit=guest.service"
+    case $cgroup in
+    v2) parameters+=" systemd.unified_cgroup_hierarchy=1" ;;
+    hybrid) parameters+=" systemd.unified_cgroup_hierarchy=0" ;;
+    v1) parameters+=" systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=1" ;;
+    esac
+fi
 timeout "$seconds_max" qemu-system-x86_64 \
     -accel tcg,thread=single -cpu max,la57=off -smp "$cpus" -m "$memory_mb" -nodefaults -no-user-config -display none \
     -no-reboot -kernel "$image/vmlinuz" -initrd "$scratch/initramfs" \
-    -append "console=ttyS0 quiet panic=-1 mitigations=off nokaslr no_timer_check" \
+    -append "$parameters" "${machine[@]}" \
     -serial "file:$console" -serial "file:/dev/fd/$output" -serial "file:$status" </dev/null >&2 &
 qemu=$!
 code=0

@@ -3,8 +3,8 @@
 #
 #   vm-images/runtime.sh FOLDER [KERNEL-PACKAGE[=MODE,...]...] [-- FILTER...]
 #
-# FOLDER keeps the images and the consoles' texts. Each kernel (see build.sh) is booted once for each of its cgroup modes
-# (run.sh's; without any: v2). FILTER goes to the test programs, as with cargo test. The programs are those of the
+# FOLDER keeps the images and the consoles' texts. Each kernel (see build.sh) is booted once for each of its modes: run.sh's
+# cgroup modes (without any: v2), or `initramfs`, where no-pivot-checks runs instead of the tests. FILTER goes to the test programs, as with cargo test. The programs are those of the
 # crates named below; they stand in the guest at the paths that they have here, beside the crates' own binaries, so what
 # cargo compiles into them (CARGO_BIN_EXE_…) holds. They must be static, as .cargo/config.toml makes them.
 #
@@ -55,10 +55,18 @@ while read -r line; do
 done <"$scratch/programs"
 [ -s "$scratch/tests" ] || { echo "runtime.sh: cargo built no test programs" >&2; exit 1; }
 options+=(--file "$scratch/tests:/etc/tests" --file "$here/runtime-tests:/etc/runtime-tests")
+options+=(--file "$here/no-pivot-checks:/etc/no-pivot-checks")
+runtime=$(sed -n 's/.*"executable":"\([^"]*\/skep-runtime\)".*/\1/p' "$scratch/programs" | head -n 1)
+# A race needs processors that work at the same time, which the emulator's do not: each is run through, and no more.
+options+=(--env SKEP_ATTACK_ROUNDS=10)
 options+=(--seconds "$seconds_max" --env "PROGRAM_SECONDS_MAX=$program_seconds_max")
 # Some tests compare with these, where they are.
+peers=()
 for peer in runc crun; do
-    if path=$(command -v "$peer"); then options+=(--with-program "$path"); fi
+    if path=$(command -v "$peer"); then
+        options+=(--with-program "$path")
+        peers+=("$path")
+    fi
 done
 echo "built in $((SECONDS - began)) s"
 
@@ -76,8 +84,14 @@ for kernel in "${kernels[@]}"; do
         began=$SECONDS
         echo "=== $name"
         code=0
-        "$here/run.sh" --cgroup "$mode" --console "$out/$package-$mode.console" "${options[@]}" "$image" \
-            sh /etc/runtime-tests "${pure[@]}" "${filters[@]}" | tee "$scratch/said" || code=$?
+        kind=(--cgroup "$mode")
+        checks=(/etc/runtime-tests "${pure[@]}" "${filters[@]}")
+        if [ "$mode" = initramfs ]; then
+            kind=(--initramfs)
+            checks=(/etc/no-pivot-checks "$runtime" "${peers[@]}")
+        fi
+        "$here/run.sh" "${kind[@]}" --console "$out/$package-$mode.console" "${options[@]}" "$image" \
+            sh "${checks[@]}" | tee "$scratch/said" || code=$?
         result=$(sed -n 's/^RESULT: //p' "$scratch/said")
         summary+=("$name: ${result:-no result}, $((SECONDS - began)) s")
         [ "$code" = 0 ] || failed=1

@@ -101,7 +101,9 @@ pub(crate) fn create(
             }
         }
         let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-        if !context.systemd {
+        if context.systemd {
+            groups.group.make_room(&groups.host)?;
+        } else {
             groups.make(resources)?;
         }
         let place = |pid: i32| {

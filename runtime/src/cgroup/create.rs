@@ -89,6 +89,23 @@ impl Cgroup {
         made
     }
 
+    /// Makes the directories alone on v1, where a container without a cgroup namespace has them bound: its mounts are
+    /// prepared before it has a process, and systemd's scopes come after. [`Self::make`] goes on with them.
+    ///
+    /// # Errors
+    /// [`CgroupError::Io`]. Nothing is left then that was not there.
+    pub fn make_room(&self, cgroups: &Cgroups) -> Result<(), CgroupError> {
+        if cgroups.v1.is_empty() {
+            return Ok(());
+        }
+        let mut made = Vec::new();
+        let result = self.make_directories(cgroups, &LinuxResources::default(), Swap::Needed, &mut made);
+        if result.is_err() {
+            take_back(&made);
+        }
+        result
+    }
+
     /// [`Self::make`] for the keeper, whose specs come from Docker's options. The group must not be there.
     pub(super) fn make_limited(
         &self,
@@ -110,10 +127,7 @@ impl Cgroup {
             .and_then(|()| self.set(cgroups, resources, swap))
             .and_then(|()| self.set_devices(resources));
         if result.is_err() {
-            // From the leaves up. What another has put a group into in the meantime stays.
-            for path in made.iter().rev() {
-                let _ = rustix::fs::rmdir(path);
-            }
+            take_back(&made);
         }
         result
     }
@@ -259,6 +273,13 @@ fn limit_error(group: &Path, path: PathBuf, value: &str, source: io::Error) -> C
         return CgroupError::TooLow { limit, usage };
     }
     CgroupError::Limit { path, value: value.to_owned(), source }
+}
+
+/// Removes new directories, from the leaves up. What another has put a group into in the meantime stays.
+fn take_back(made: &[PathBuf]) {
+    for path in made.iter().rev() {
+        let _ = rustix::fs::rmdir(path);
+    }
 }
 
 /// Like `create_dir_all`, and notes what was not there. `false`: all was there.

@@ -159,14 +159,22 @@ mod tests {
         assert_eq!(paths(&group), pairs(&[("", "/u/a.slice/a-b.slice/skep-x.scope")]));
         assert_eq!(group.unit(), Some("skep-x.scope"));
         let group = place("::own-c.slice").unwrap();
-        assert_eq!(paths(&group), pairs(&[("", "/u/system.slice/own-c.slice")]));
+        assert_eq!(paths(&group), pairs(&[("", "/u/own.slice/own-c.slice")]));
         let group = place("-.slice:p:n").unwrap();
         assert_eq!(paths(&group), pairs(&[("", "/u/p-n.scope")]));
         let group = cgroups.place(None, "id", Driver::Systemd).unwrap();
         assert_eq!(group.unit(), Some("skep-id.scope"));
-        for path in
-            ["a", "a.slice:b", "a:b:c", "a--b.slice:p:n", "-a.slice:p:n", "a/b.slice:p:n", "a.slice:p:../n"]
-        {
+        for path in [
+            "a",
+            "a.slice:b",
+            "a:b:c",
+            "a--b.slice:p:n",
+            "-a.slice:p:n",
+            "a/b.slice:p:n",
+            "a.slice:p:../n",
+            "::-.slice",
+            "::a--b.slice",
+        ] {
             assert!(matches!(place(path), Err(CgroupError::SystemdPath(_))), "{path}");
         }
     }

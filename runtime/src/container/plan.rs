@@ -165,6 +165,8 @@ pub(super) enum Step {
     PrivateMounts {
         slave: bool,
     },
+    /// A mount namespace for as long as the mounts are made, for a container that has the host's.
+    BorrowMounts,
     /// The host's `/dev/null`, checked to be it, for masking files (CVE-2025-31133).
     OpenNull,
     /// A procfs of this PID namespace that no mount can cover, for writing below `/proc` (CVE-2025-52881).
@@ -205,6 +207,8 @@ pub(super) enum Step {
     PivotRoot,
     /// The root becomes `/` of this process alone, in a mount namespace that is not the container's.
     Chroot,
+    /// The same with a detached copy of the whole root, after going back from the borrowed mount namespace to this one.
+    ReturnMounts(OwnedFd),
     /// As `Chroot`, into the root of a container that runs already.
     EnterRoot(OwnedFd),
     /// The same where pivot_root(2) cannot leave the old root. The host's procfs and sysfs mounts, which go first.
@@ -445,6 +449,7 @@ impl Step {
             Self::OwnStdio(uid) => format!("give the standard descriptors to user {}", uid.as_raw()),
             Self::RuntimeHooks => "run the runtime's hooks".to_owned(),
             Self::Hook(hook) => format!("run the hook {}", shown(&hook.path)),
+            Self::BorrowMounts => "make a mount namespace".to_owned(),
             Self::PrivateMounts { .. } => "make mounts private".to_owned(),
             Self::OpenNull => "open the host's /dev/null".to_owned(),
             Self::OpenProc { .. } => "open a private procfs".to_owned(),
@@ -465,7 +470,9 @@ impl Step {
             Self::ReadonlyPath(path) => format!("make /{} read-only", shown(path)),
             Self::MaskedPath(path, _) => format!("mask /{}", shown(path)),
             Self::ReadonlyRoot => "make the root filesystem read-only".to_owned(),
-            Self::PivotRoot | Self::Chroot | Self::EnterRoot(_) | Self::MoveRoot(_) => {
+            // By its name, as in runc: who sees it looks for --no-pivot.
+            Self::PivotRoot => "pivot_root".to_owned(),
+            Self::Chroot | Self::ReturnMounts(_) | Self::EnterRoot(_) | Self::MoveRoot(_) => {
                 "change the root".to_owned()
             }
             Self::RootPropagation(_) => "set the root's propagation".to_owned(),

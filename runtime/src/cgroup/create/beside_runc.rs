@@ -157,9 +157,13 @@ fn limits_are_those_that_runc_sets() {
     same_keys(&ours, &event["data"]);
 }
 
-/// Whatever we tell runc tells too, under the same name and in the same form.
+/// Whatever we tell runc tells too, under the same name and in the same form. Of pressure it tells since its version 1.2,
+/// and no zero: not of a cache that is empty by then.
 fn same_keys(ours: &Value, theirs: &Value) {
     for (key, value) in ours.as_object().into_iter().flatten() {
+        if ["psi", "cache"].contains(&key.as_str()) && theirs.get(key).is_none() {
+            continue;
+        }
         assert!(theirs.get(key).is_some(), "{key} in {theirs}");
         assert_eq!(value.is_object(), theirs[key].is_object(), "{key}");
         same_keys(value, &theirs[key]);

@@ -59,7 +59,9 @@ impl Manager {
         let mut manager = Self { stream, destination, serial: 0, ended: Vec::new() };
         let uid = rustix::process::geteuid().as_raw().to_string();
         let hex: String = uid.bytes().map(|byte| format!("{byte:02x}")).collect();
-        manager.stream.write_all(format!("\0AUTH EXTERNAL {hex}\r\n").as_bytes())?;
+        // In one piece with its end: what follows a BEGIN in the same read systemd leaves lying until more comes, so a
+        // first call sent behind a separate BEGIN is sometimes never answered.
+        manager.stream.write_all(format!("\0AUTH EXTERNAL {hex}\r\nBEGIN\r\n").as_bytes())?;
         let mut line = Vec::new();
         while !line.ends_with(b"\r\n") && line.len() < 1024 {
             let mut byte = [0];
@@ -69,7 +71,6 @@ impl Manager {
         if !line.starts_with(b"OK ") {
             return Err(Error::new(ErrorKind::PermissionDenied, "it does not accept this user"));
         }
-        manager.stream.write_all(b"BEGIN\r\n")?;
         if !destination.is_empty() {
             manager.bus("Hello", None)?;
             let rule = "type='signal',interface='org.freedesktop.systemd1.Manager',member='JobRemoved'";

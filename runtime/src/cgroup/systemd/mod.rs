@@ -107,7 +107,13 @@ impl Unit {
         if !matches!(single[..], [Component::Normal(_)]) || name.contains('/') {
             return Err(wrong());
         }
-        let inner = expand(slice).ok_or_else(wrong)?.join(&name);
+        let above = expand(slice).ok_or_else(wrong)?;
+        // A slice's own name says where it is, and no property can say otherwise. The root's is nobody's to be made.
+        let inner = if name.ends_with(".slice") {
+            expand(&name).filter(|path| !path.as_os_str().is_empty()).ok_or_else(wrong)?
+        } else {
+            above.join(&name)
+        };
         Ok((Self { name, slice: slice.to_owned() }, inner))
     }
 

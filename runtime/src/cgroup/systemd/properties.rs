@@ -1,5 +1,7 @@
 //! A unit's properties: what systemd is told of a container, as runc tells it. Pure.
 
+use std::collections::{BTreeMap, HashMap};
+
 use oci_spec::runtime::{LinuxCpu, LinuxResources};
 
 use super::wire::Value;
@@ -77,6 +79,9 @@ pub(super) fn for_resources(
     if let Some(cpu) = resources.cpu() {
         properties.extend(for_cpu(cpu, version)?);
     }
+    if let Some(unified) = resources.unified().as_ref().filter(|_| version.v2) {
+        properties.extend(for_unified(unified, version));
+    }
     if devices {
         let rules = devices::rules(resources.devices().as_deref().unwrap_or_default())?;
         let (policy, allowed) = devices::for_unit(&rules, version.number);
@@ -103,20 +108,7 @@ fn for_cpu(cpu: &LinuxCpu, version: Version) -> Result<Vec<Property>, CgroupErro
         });
     }
     let quota = cpu.quota().filter(|quota| *quota != 0);
-    let period = cpu.period().filter(|period| *period > 0);
-    if let Some(period) = period.filter(|_| version.number >= QUOTA_PERIOD_SINCE) {
-        properties.push(property("CPUQuotaPeriodUSec", Value::U64(period)));
-    }
-    if quota.is_some() || period.is_some() {
-        let per_second = match quota.map(u64::try_from) {
-            Some(Ok(quota)) => {
-                let share = quota.saturating_mul(1_000_000) / period.unwrap_or(PERIOD_DEFAULT);
-                share.checked_next_multiple_of(PERCENT).unwrap_or(u64::MAX)
-            }
-            _ => u64::MAX,
-        };
-        properties.push(property("CPUQuotaPerSecUSec", Value::U64(per_second)));
-    }
+    properties.extend(for_quota(quota, cpu.period().filter(|period| *period > 0), version));
     if version.number >= CPUSET_SINCE {
         for (name, field, list) in
             [("AllowedCPUs", "cpu.cpus", cpu.cpus()), ("AllowedMemoryNodes", "cpu.mems", cpu.mems())]
@@ -131,6 +123,67 @@ fn for_cpu(cpu: &LinuxCpu, version: Version) -> Result<Vec<Property>, CgroupErro
         }
     }
     Ok(properties)
+}
+
+/// How much of each period may be used. A negative quota is none.
+fn for_quota(quota: Option<i64>, period: Option<u64>, version: Version) -> Vec<Property> {
+    let mut properties = Vec::new();
+    if let Some(period) = period.filter(|_| version.number >= QUOTA_PERIOD_SINCE) {
+        properties.push(property("CPUQuotaPeriodUSec", Value::U64(period)));
+    }
+    if quota.is_some() || period.is_some() {
+        let per_second = match quota.map(u64::try_from) {
+            Some(Ok(quota)) => {
+                let share = quota.saturating_mul(1_000_000) / period.unwrap_or(PERIOD_DEFAULT);
+                share.checked_next_multiple_of(PERCENT).unwrap_or(u64::MAX)
+            }
+            _ => u64::MAX,
+        };
+        properties.push(property("CPUQuotaPerSecUSec", Value::U64(per_second)));
+    }
+    properties
+}
+
+/// What `unified` says of files that systemd has properties for; otherwise it would write its own values over them
+/// later. Values that are none are for the kernel to refuse.
+fn for_unified(unified: &HashMap<String, String>, version: Version) -> Vec<Property> {
+    let number = |text: &str| if text == "max" { Some(u64::MAX) } else { text.parse::<u64>().ok() };
+    let idle = unified.get("cpu.idle").is_some_and(|idle| idle.trim() == "1") && version.number >= IDLE_SINCE;
+    let mut properties = Vec::new();
+    for (file, value) in unified.iter().collect::<BTreeMap<_, _>>() {
+        let value = value.trim();
+        let plain = match file.as_str() {
+            "memory.high" => "MemoryHigh",
+            "memory.low" => "MemoryLow",
+            "memory.max" => "MemoryMax",
+            "memory.min" => "MemoryMin",
+            "memory.swap.max" => "MemorySwapMax",
+            "pids.max" => "TasksMax",
+            "cpu.weight" if !idle => "CPUWeight",
+            "cpu.idle" if idle => {
+                properties.push(property("CPUWeight", Value::U64(0)));
+                continue;
+            }
+            "cpu.max" => {
+                let mut words = value.split_whitespace();
+                let quota = words.next().map(|quota| quota.parse::<i64>().unwrap_or(-1));
+                let period =
+                    words.next().and_then(|period| period.parse::<u64>().ok()).unwrap_or(PERIOD_DEFAULT);
+                properties.extend(for_quota(quota, Some(period).filter(|period| *period > 0), version));
+                continue;
+            }
+            "cpuset.cpus" | "cpuset.mems" if version.number >= CPUSET_SINCE => {
+                let name = if file == "cpuset.cpus" { "AllowedCPUs" } else { "AllowedMemoryNodes" };
+                properties.extend(bits(value).map(|bits| property(name, Value::Bytes(bits))));
+                continue;
+            }
+            _ => continue,
+        };
+        // A container of no process at all is none that systemd would take.
+        let least = u64::from(plain == "TasksMax");
+        properties.extend(number(value).map(|number| property(plain, Value::U64(number.max(least)))));
+    }
+    properties
 }
 
 /// A list such as `0-3,7` as a bit mask, the lowest byte first.

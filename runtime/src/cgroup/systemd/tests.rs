@@ -47,6 +47,35 @@ fn limits_become_properties_of_each_interface() {
 }
 
 #[test]
+fn what_unified_says_becomes_properties_where_there_are_any() {
+    let json = r#"{"unified":{"memory.max":"max","memory.min":"131072","memory.swap.max":" 7\n","pids.max":"0",
+        "cpu.max":"10000 100000","cpu.weight":"42","cpuset.cpus":"0,9","memory.low":"what","hugetlb.2MB.max":"1"}}"#;
+    let version = Version { number: 252, v2: true };
+    let expected = [
+        "CPUQuotaPeriodUSec t U64(100000)",
+        "CPUQuotaPerSecUSec t U64(100000)",
+        "CPUWeight t U64(42)",
+        "AllowedCPUs ay Bytes([1, 2])",
+        "MemoryMax t U64(18446744073709551615)",
+        "MemoryMin t U64(131072)",
+        "MemorySwapMax t U64(7)",
+        "TasksMax t U64(1)",
+    ];
+    assert_eq!(text(&for_resources(&resources(json), version, false).unwrap()), expected);
+    let json = r#"{"unified":{"cpu.max":"max","cpu.idle":"1","cpu.weight":"42"}}"#;
+    let expected = [
+        "CPUWeight t U64(0)",
+        "CPUQuotaPeriodUSec t U64(100000)",
+        "CPUQuotaPerSecUSec t U64(18446744073709551615)",
+    ];
+    assert_eq!(text(&for_resources(&resources(json), version, false).unwrap()), expected);
+    let old = Version { number: 241, v2: true };
+    let expected = ["CPUWeight t U64(42)", "CPUQuotaPerSecUSec t U64(18446744073709551615)"];
+    assert_eq!(text(&for_resources(&resources(json), old, false).unwrap()).len(), expected.len());
+    assert_eq!(for_resources(&resources(json), Version { number: 252, v2: false }, false).unwrap(), []);
+}
+
+#[test]
 fn devices_become_a_strict_list() {
     let json =
         r#"{"devices":[{"allow":false,"access":"rwm"},{"allow":true,"type":"b","major":8,"access":"r"}]}"#;
@@ -128,15 +157,12 @@ proptest::proptest! {
 
 /// Plays systemd on the other end: refuses the first start because a failed unit is there, and ends jobs at once.
 fn peer(mut stream: UnixStream) -> Vec<String> {
-    let mut line = Vec::new();
-    while !line.ends_with(b"\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).unwrap();
-        line.push(byte[0]);
-    }
-    assert!(line.starts_with(b"\0AUTH EXTERNAL "));
+    // As systemd reads it: all that is there at once. A call must not come in the same read as the BEGIN before it.
+    let mut introduction = [0; 256];
+    let length_read = stream.read(&mut introduction).unwrap();
+    let introduction = &introduction[..length_read];
+    assert!(introduction.starts_with(b"\0AUTH EXTERNAL ") && introduction.ends_with(b"\r\nBEGIN\r\n"));
     stream.write_all(b"OK 1234\r\n").unwrap();
-    stream.read_exact(&mut [0; 7]).unwrap();
     let mut calls = Vec::new();
     let mut head = [0; HEAD];
     while stream.read_exact(&mut head).is_ok() {

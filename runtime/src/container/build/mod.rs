@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Linux, LinuxNamespace, Process, Spec};
 use rustix::fs::{Mode, OFlags};
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use rustix::process::{Gid, Uid};
 
 use self::mounts::{Mounts, move_root};
@@ -55,25 +56,25 @@ pub(in crate::container) fn build(options: CreateOptions<'_>, ends: Ends) -> Res
         builder.steps.push(Step::Attribute(wait));
         devices
     });
-    let slave = builder.mounts.copies_slaves();
-    if builder.mounts.namespace() {
-        builder.steps.push(Step::PrivateMounts { slave });
-    }
     let (inherited, is_slave) = (builder.mounts.inherited(), builder.mounts.is_slave());
     let open = || rootfs::open(options.rootfs, options.bundle, inherited, is_slave);
     let mut root = options.root.and_then(RootAhead::finish).unwrap_or_else(open)?;
-    match &mut root {
-        _ if builder.mounts.namespace() => {}
-        RootMount::Detached { over, .. } => *over = None,
-        RootMount::Legacy { .. } => {
-            return Err(CreateError::Unsupported(
-                "an overlay without a mount namespace on a kernel before 6.7".to_owned(),
-            ));
+    let slave = builder.mounts.copies_slaves();
+    if builder.mounts.namespace() {
+        builder.steps.push(Step::PrivateMounts { slave });
+    } else {
+        match &mut root {
+            RootMount::Detached { mount, over } if takes_mounts(mount) => *over = None,
+            _ => {
+                builder.borrowed = Some(namespaces::own_mounts()?);
+                builder.steps.extend([Step::BorrowMounts, Step::PrivateMounts { slave: false }]);
+            }
         }
     }
+    let pivots = builder.mounts.namespace() && !options.no_pivot;
     let covered = match &root {
         // Over `/` itself it would be what is taken off after the change of root, and the host's tree would stay.
-        RootMount::Detached { over, .. } if !options.no_pivot => over.clone().filter(|over| !is_top(over)),
+        RootMount::Detached { over, .. } if pivots => over.clone().filter(|over| !is_top(over)),
         _ => None,
     };
     builder.steps.extend([Step::OpenNull, Step::OpenProc { over: covered }, Step::AttachRoot(root)]);
@@ -153,6 +154,15 @@ fn is_top(path: &CString) -> bool {
     identity(path) == identity(c"/")
 }
 
+/// Whether this kernel lets mounts into a tree that stands nowhere, as Linux 6.15 does: tried with two copies.
+fn takes_mounts(tree: &OwnedFd) -> bool {
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_EMPTY_PATH | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let copy = || open_tree(tree, c"", flags);
+    let into = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    copy().is_ok_and(|one| copy().is_ok_and(|two| move_mount(one, c"", two, c"", into).is_ok()))
+}
+
 /// Into the root of a container that shares the host's mount namespace.
 fn enter_root(init: i32) -> Result<Step, CreateError> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -175,11 +185,13 @@ struct Builder<'a> {
     joined: u64,
     /// The process lives in a user namespace other than this one.
     userns: bool,
+    /// The host's mount namespace, to go back to from one that the mounts are made in.
+    borrowed: Option<OwnedFd>,
 }
 
 impl<'a> Builder<'a> {
     fn new(bundle: &'a Path, mounts: Mounts<'a>) -> Self {
-        Self { steps: Vec::new(), bundle, mounts, joined: 0, userns: false }
+        Self { steps: Vec::new(), bundle, mounts, joined: 0, userns: false, borrowed: None }
     }
 
     fn stdio(&mut self, process: &Process, stdio: Stdio) {
@@ -267,7 +279,7 @@ impl Builder<'_> {
             self.steps.push(Step::ReadonlyRoot);
         }
         if !self.mounts.namespace() {
-            self.steps.push(Step::Chroot);
+            self.steps.push(self.borrowed.take().map_or(Step::Chroot, Step::ReturnMounts));
             return Ok(());
         }
         self.steps.push(if no_pivot { move_root(rootfs, self.bundle)? } else { Step::PivotRoot });

@@ -103,6 +103,11 @@ fn shared_mounts(linux: &Linux, userns: bool) -> Result<(), CreateError> {
     Ok(())
 }
 
+/// This process's mount namespace.
+pub(super) fn own_mounts() -> Result<OwnedFd, CreateError> {
+    open(Path::new("/proc/self/ns/mnt"), LinuxNamespaceType::Mount)
+}
+
 fn open(path: &Path, typ: LinuxNamespaceType) -> Result<OwnedFd, CreateError> {
     let fail = |source| CreateError::OpenNamespace { path: path.to_path_buf(), source };
     if !path.is_absolute() {

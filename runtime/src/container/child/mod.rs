@@ -234,6 +234,7 @@ fn carry_out<'a>(step: &'a Step, opened: &mut Opened<'a>) -> Result<(), Errno> {
         Step::OwnStdio(uid) => own_stdio(*uid),
         // With more than the descriptors here: see `run`.
         Step::Placement | Step::Maps | Step::Limits | Step::RuntimeHooks | Step::Hook(_) => Err(Errno::NOSYS),
+        Step::BorrowMounts => sys::unshare(UnshareFlags::NEWNS),
         Step::PrivateMounts { slave } => {
             let mode =
                 if *slave { MountPropagationFlags::DOWNSTREAM } else { MountPropagationFlags::PRIVATE };
@@ -327,6 +328,19 @@ fn carry_out<'a>(step: &'a Step, opened: &mut Opened<'a>) -> Result<(), Errno> {
         Step::ReadonlyRoot => sys::mount_setattr(root(opened)?, READ_ONLY, 0, 0, false),
         Step::Chroot => {
             rustix::process::fchdir(root(opened)?)?;
+            rustix::process::chroot(c".")?;
+            rustix::process::chdir(c"/")
+        }
+        Step::ReturnMounts(host) => {
+            // As a descriptor's last close takes a detached tree apart from above alone, what stands in it stays.
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE
+                | OpenTreeFlags::OPEN_TREE_CLOEXEC
+                | OpenTreeFlags::AT_EMPTY_PATH
+                | OpenTreeFlags::AT_RECURSIVE;
+            let tree = open_tree(root(opened)?, c"", flags)?;
+            sys::join(host, libc::CLONE_NEWNS as u64)?;
+            rustix::process::fchdir(&tree)?;
+            opened.root = Some(Root::Opened(tree));
             rustix::process::chroot(c".")?;
             rustix::process::chdir(c"/")
         }
