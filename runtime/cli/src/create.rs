@@ -8,6 +8,7 @@
 //!   as if it had never been
 //! ```
 
+use std::cell::Cell;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
@@ -92,6 +93,8 @@ pub(crate) fn create(
     };
     slot.write(&record)?;
     let mut notify = Notify::wanted(slot.path());
+    // Until then nothing in the group is this container's.
+    let cloned = Cell::new(false);
     let made = wishes.check_terminal(detach, terminal).and_then(|()| {
         slot.keep_spec(&kept)?;
         if let Some(notify) = &mut notify {
@@ -124,6 +127,7 @@ pub(crate) fn create(
         context.log.line(Level::Debug, "nsexec container setup");
         debug_seccomp(context, &spec);
         let network = network.and_then(NetworkAhead::finish);
+        cloned.set(true);
         let container = container::create(CreateOptions {
             id,
             bundle: &bundle,
@@ -149,7 +153,7 @@ pub(crate) fn create(
     let (mut container, offer) = match made {
         Ok(made) => made,
         Err(failure) => {
-            give_up(context, slot, &record, &spec);
+            give_up(context, slot, &record, &spec, cloned.get());
             return Err(failure);
         }
     };
@@ -159,7 +163,7 @@ pub(crate) fn create(
             Ok(()) => Ok(0),
             Err(failure) => {
                 end(&container);
-                give_up(context, slot, &record, &spec);
+                give_up(context, slot, &record, &spec, true);
                 Err(failure)
             }
         };
@@ -217,9 +221,9 @@ fn note(container: &Container, record: &mut Record, slot: &Slot, wishes: &Wishes
     wishes.tell(pid, container.pidfd())
 }
 
-/// A container that did not come to be leaves nothing.
-fn give_up(context: &Context, slot: Slot, record: &Record, spec: &Spec) {
-    if let Err(failure) = destroy(context, slot, record, Some(spec), true) {
+/// A container that did not come to be leaves nothing. `cloned`: there was a process of its own.
+fn give_up(context: &Context, slot: Slot, record: &Record, spec: &Spec, cloned: bool) {
+    if let Err(failure) = destroy(context, slot, record, Some(spec), cloned) {
         context.warn(&failure);
     }
 }

@@ -167,7 +167,7 @@ pub(crate) fn remove_group(directory: &Path, record: &Record) -> Result<(), Fail
 }
 
 /// Removes what a container has: processes that outlived its init, cgroup, directory. Then its last hooks run. `made`:
-/// this command made the group and all that is in it.
+/// this command has put processes into the group, and whatever else is in it came from them.
 pub(crate) fn destroy(
     context: &Context,
     slot: Slot,

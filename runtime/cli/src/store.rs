@@ -18,11 +18,11 @@ use std::fs;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, StatxFlags, flock, statx};
 use rustix::io::Errno;
 use skep_runtime::spec::oci::Spec;
 use skep_runtime::weak::{self, Weakness};
@@ -252,12 +252,21 @@ fn end_left_over(path: &Path, record: &Record) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether a process has a directory open.
+/// Whether a process has a directory open. Of what else it has open nothing is asked: it may be a stranger's by now, and
+/// on a filesystem that does not answer.
 fn has_open(pid: i32, path: &Path) -> bool {
-    let Ok(wanted) = fs::symlink_metadata(path) else { return false };
-    let same = |found: fs::Metadata| (found.dev(), found.ino()) == (wanted.dev(), wanted.ino());
+    let identity = |path: &Path, follow| {
+        let flags = AtFlags::STATX_DONT_SYNC | follow;
+        let found = statx(CWD, path, flags, StatxFlags::INO).ok()?;
+        Some((found.stx_dev_major, found.stx_dev_minor, found.stx_ino))
+    };
+    let Some(wanted) = identity(path, AtFlags::SYMLINK_NOFOLLOW) else { return false };
     let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    descriptors.map(|entry| fs::metadata(entry.path())).any(|found| found.is_ok_and(same))
+    // Where it stands depends on who looks; its name does not.
+    let mut named = descriptors
+        .map(|entry| entry.path())
+        .filter(|entry| fs::read_link(entry).is_ok_and(|link| link.file_name() == path.file_name()));
+    named.any(|entry| identity(&entry, AtFlags::empty()) == Some(wanted))
 }
 
 /// `None`: the directory was deleted, or replaced, before it was locked. `WOULDBLOCK`: another has the lock.

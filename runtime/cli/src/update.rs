@@ -76,9 +76,15 @@ fn update_resctrl(slot: &Slot, id: &str, init: i32, schemas: [Option<&str>; 2]) 
     let updated = skep_runtime::container::update_resctrl(id, &spec, init, l3_cache, memory_bandwidth);
     let updated = updated.map_err(|error| Failure::Refused(error.to_string()))?;
     let mut linux = spec.linux().clone().unwrap_or_default();
+    let is_new = linux.intel_rdt().is_none();
     linux.set_intel_rdt(Some(updated));
     spec.set_linux(Some(linux));
-    slot.keep_spec(&spec)
+    slot.keep_spec(&spec).inspect_err(|_| {
+        // Nobody would remove the group later.
+        if is_new {
+            drop(skep_runtime::container::remove_resctrl(id, &spec));
+        }
+    })
 }
 
 fn read(path: &str) -> Result<Value, Failure> {

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::thread::JoinHandle;
+use std::thread::{Builder, JoinHandle};
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::fs::{Mode, OFlags};
@@ -20,28 +20,33 @@ pub struct NetworkAhead(JoinHandle<io::Result<OwnedFd>>);
 
 impl NetworkAhead {
     /// Begins to make it, in a thread. `None`: the container gets none of its own, or one that has to be made by its
-    /// own clone (a user namespace owns it, or devices are moved to it by the init's number), or there is one
-    /// processor only.
+    /// own clone, or there is one processor only, or no thread to be had.
     pub fn begin(spec: &Spec) -> Option<Self> {
-        let linux = spec.linux().as_ref()?;
-        let mut own = false;
-        for namespace in linux.namespaces().iter().flatten() {
-            match namespace.typ() {
-                LinuxNamespaceType::User => return None,
-                LinuxNamespaceType::Network if super::build::joined_path(namespace).is_none() => own = true,
-                _ => {}
-            }
-        }
-        if !own || linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()) {
+        if !can_be_made_ahead(spec) || !has_another_processor() {
             return None;
         }
-        has_another_processor().then(|| Self(std::thread::spawn(make)))
+        Builder::new().spawn(make).ok().map(Self)
     }
 
     /// The namespace. `None`: it could not be made; the container's clone will meet the same reason and tell it.
     pub fn finish(self) -> Option<OwnedFd> {
         self.0.join().ok()?.ok()
     }
+}
+
+/// Whether a new network namespace can come from elsewhere: not if a user namespace is to own it, or if devices are moved
+/// to it by the init's number.
+fn can_be_made_ahead(spec: &Spec) -> bool {
+    let Some(linux) = spec.linux() else { return false };
+    let mut own = false;
+    for namespace in linux.namespaces().iter().flatten() {
+        match namespace.typ() {
+            LinuxNamespaceType::User => return false,
+            LinuxNamespaceType::Network => own = super::build::joined_path(namespace).is_none(),
+            _ => {}
+        }
+    }
+    own && linux.net_devices().as_ref().is_none_or(|devices| devices.is_empty())
 }
 
 /// The thread takes its namespace to the grave, but for the descriptor.
@@ -58,14 +63,16 @@ fn make() -> io::Result<OwnedFd> {
 pub struct RootAhead(Option<JoinHandle<Result<RootMount, CreateError>>>);
 
 impl RootAhead {
-    /// Begins to mount it, in a thread. `None`: it is no overlay, or there is one processor only.
+    /// Begins to mount it, in a thread. `None`: it is no overlay, or there is one processor only, or no
+    /// thread to be had.
     pub fn begin(rootfs: &Rootfs, bundle: &Path) -> Option<Self> {
         if !matches!(rootfs, Rootfs::Overlay { .. }) || !has_another_processor() {
             return None;
         }
         let (rootfs, bundle) = (rootfs.clone(), bundle.to_path_buf());
         // How the host's mounts are inherited is no question of overlays.
-        Some(Self(Some(std::thread::spawn(move || rootfs::open(&rootfs, &bundle, None, false)))))
+        let thread = Builder::new().spawn(move || rootfs::open(&rootfs, &bundle, None, false));
+        Some(Self(Some(thread.ok()?)))
     }
 
     /// The mount. `None`: the thread is gone without a word.
@@ -92,18 +99,16 @@ mod tests {
 
     use super::*;
 
-    fn begun(linux: serde_json::Value) -> Option<NetworkAhead> {
-        let spec = json!({"ociVersion": "1.3.0", "linux": linux});
-        NetworkAhead::begin(&serde_json::from_value(spec).unwrap())
+    fn spec(linux: &serde_json::Value) -> Spec {
+        serde_json::from_value(json!({"ociVersion": "1.3.0", "linux": linux})).unwrap()
     }
 
     #[test]
     fn a_namespace_made_ahead_is_another_one_than_the_makers() {
-        let Some(ahead) = begun(json!({"namespaces": [{"type": "network"}]})) else {
-            assert_eq!(rustix::thread::sched_getaffinity(None).unwrap().count(), 1);
-            return;
-        };
-        let made = rustix::fs::fstat(ahead.finish().unwrap()).unwrap();
+        let wanted = spec(&json!({"namespaces": [{"type": "network"}]}));
+        assert!(can_be_made_ahead(&wanted));
+        let made =
+            rustix::fs::fstat(NetworkAhead(Builder::new().spawn(make).unwrap()).finish().unwrap()).unwrap();
         let own = rustix::fs::stat("/proc/thread-self/ns/net").unwrap();
         assert_ne!(made.st_ino, own.st_ino);
         assert_eq!(made.st_dev, own.st_dev);
@@ -118,7 +123,7 @@ mod tests {
             json!({"namespaces": [{"type": "network"}, {"type": "user"}]}),
             json!({"namespaces": [{"type": "network"}], "netDevices": {"eth0": {}}}),
         ] {
-            assert!(begun(linux.clone()).is_none(), "{linux}");
+            assert!(!can_be_made_ahead(&spec(&linux)), "{linux}");
         }
     }
 }

@@ -169,17 +169,25 @@ fn a_user_namespace_has_its_map_and_its_root() {
 
 #[test]
 fn limits_and_score_of_an_exec_come_from_outside_of_its_user_namespace() {
+    // With that capability of the host's, more than the namespace's root could.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap().trim();
+    let may_raise = u64::from_str_radix(effective, 16).unwrap() & (1 << 24) != 0;
+    let (bytes, score) = if may_raise { ("900000", -5) } else { ("700000", 123) };
     let container = Box::new("exec sleep 1000").with(with_user_namespace).with(|spec| {
-        spec["process"]["oomScoreAdj"] = json!(123);
-        spec["process"]["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 60, "hard": 64}]);
+        let limit: u64 = bytes.parse().unwrap();
+        spec["process"]["oomScoreAdj"] = json!(score);
+        spec["process"]["rlimits"] = json!([{"type": "RLIMIT_MSGQUEUE", "soft": limit, "hard": limit}]);
     });
     let init = Running::start(container.create().unwrap());
-    let text = container.exec(&init.0, "ulimit -Sn; ulimit -Hn; cat /proc/self/oom_score_adj");
-    assert_eq!(text, "60\n64\n123\n");
+    let text = container.exec(&init.0, "grep msgqueue /proc/self/limits; cat /proc/self/oom_score_adj");
+    let words: Vec<&str> = text.split_whitespace().collect();
+    assert_eq!(words, ["Max", "msgqueue", "size", bytes, bytes, "bytes", &score.to_string()]);
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", init.0.pid())).unwrap();
-    let files: Vec<&str> =
-        limits.lines().find(|line| line.starts_with("Max open files")).unwrap().split_whitespace().collect();
-    assert_eq!(files[3..5], ["60", "64"]);
+    assert!(
+        limits.lines().any(|line| line.starts_with("Max msgqueue size") && line.contains(bytes)),
+        "{limits}"
+    );
 }
 
 #[test]

@@ -99,7 +99,6 @@ impl Server {
         }
         let root = RootAhead::begin(&request.rootfs, &request.bundle);
         let (spec, filter) = self.read_bundle(&request.bundle)?;
-        check_spec(&spec)?;
         let log = managed::open_log(request.log.as_ref())
             .map_err(|error| refuse(RefusalKind::Failed, format!("cannot open the log file: {error}")))?;
         let user =
@@ -199,6 +198,8 @@ impl Server {
     fn read_bundle(&mut self, bundle: &Path) -> Result<(Spec, Option<Arc<Filter>>), Refusal> {
         let (spec, profile) = read_bundle_knowing(bundle, |text| self.filters.find(text))
             .map_err(|error| refuse(RefusalKind::Invalid, chain(&error)))?;
+        // Of a profile that is known only what was refused before could be wrong, and nothing of that is kept.
+        check_spec(&spec)?;
         let filter = match (profile, spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref())) {
             (ReadProfile::Known(filter), _) => Some(filter),
             (ReadProfile::New(text), Some(profile)) => {

@@ -104,7 +104,15 @@ fn defaults() {
 fn what_cannot_be_is_refused_by_name() {
     let house = House::new();
     let limit = |name: &str, value: u64| json!({"type": name, "hard": value, "soft": value});
+    let listener = json!({"seccomp": {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "listenerPath": "/nowhere",
+        "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}],
+    }});
     let cases = [
+        // Nothing of it is kept for the next time.
+        ("linux", listener.clone(), "listenerPath"),
+        ("linux", listener, "listenerPath"),
         ("process", json!({"oomScoreAdj": 1001}), "oomScoreAdj"),
         ("process", json!({"ioPriority": {"class": "IOPRIO_CLASS_RT", "priority": 8}}), "ioPriority"),
         ("process", json!({"scheduler": {"policy": "SCHED_OTHER", "nice": 20}}), "scheduler.nice"),
