@@ -89,15 +89,13 @@ impl Cgroup {
         made
     }
 
-    /// Makes the directories alone on v1, where a container without a cgroup namespace has them bound: its mounts are
-    /// prepared before it has a process, and systemd's scopes come after. [`Self::make`] goes on with them.
+    /// Makes the directories alone. A container has them bound without a cgroup namespace on v1, and in a user namespace on
+    /// v2: its mounts are prepared before it has a process, and systemd's scopes come after. [`Self::make`] goes on with
+    /// them.
     ///
     /// # Errors
     /// [`CgroupError::Io`]. Nothing is left then that was not there.
     pub fn make_room(&self, cgroups: &Cgroups) -> Result<(), CgroupError> {
-        if cgroups.v1.is_empty() {
-            return Ok(());
-        }
         let mut made = Vec::new();
         let result = self.make_directories(cgroups, &LinuxResources::default(), Swap::Needed, &mut made);
         if result.is_err() {
