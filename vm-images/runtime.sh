@@ -57,8 +57,8 @@ done <"$scratch/programs"
 options+=(--file "$scratch/tests:/etc/tests" --file "$here/runtime-tests:/etc/runtime-tests")
 options+=(--file "$here/no-pivot-checks:/etc/no-pivot-checks")
 runtime=$(sed -n 's/.*"executable":"\([^"]*\/skep-runtime\)".*/\1/p' "$scratch/programs" | head -n 1)
-# A race needs processors that work at the same time, which the emulator's do not: each is run through, and no more.
-options+=(--env SKEP_ATTACK_ROUNDS=10)
+# A race needs processors that work at the same time, which the emulator's do not: rounds enough to see both of its ends.
+options+=(--env SKEP_ATTACK_ROUNDS=40)
 options+=(--seconds "$seconds_max" --env "PROGRAM_SECONDS_MAX=$program_seconds_max")
 # Some tests compare with these, where they are.
 peers=()

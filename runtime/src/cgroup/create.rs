@@ -89,15 +89,13 @@ impl Cgroup {
         made
     }
 
-    /// Makes the directories alone on v1, where a container without a cgroup namespace has them bound: its mounts are
-    /// prepared before it has a process, and systemd's scopes come after. [`Self::make`] goes on with them.
+    /// Makes the directories alone. A container has them bound without a cgroup namespace on v1, and in a user namespace on
+    /// v2: its mounts are prepared before it has a process, and systemd's scopes come after. [`Self::make`] goes on with
+    /// them.
     ///
     /// # Errors
     /// [`CgroupError::Io`]. Nothing is left then that was not there.
     pub fn make_room(&self, cgroups: &Cgroups) -> Result<(), CgroupError> {
-        if cgroups.v1.is_empty() {
-            return Ok(());
-        }
         let mut made = Vec::new();
         let result = self.make_directories(cgroups, &LinuxResources::default(), Swap::Needed, &mut made);
         if result.is_err() {
@@ -140,13 +138,41 @@ impl Cgroup {
     pub fn update(&self, cgroups: &Cgroups, resources: &LinuxResources) -> Result<(), CgroupError> {
         cgroups.check(resources)?;
         if let Some(unit) = &self.unit {
-            unit.update(resources, cgroups.is_pure_v2())?;
+            unit.update(&self.with_quota(resources), cgroups.is_pure_v2())?;
         }
         self.set(cgroups, resources, Swap::Needed)?;
         if resources.devices().as_ref().is_some_and(|rules| !rules.is_empty()) {
             self.set_devices(resources)?;
         }
         Ok(())
+    }
+
+    /// The limits with both numbers of the CPU quota, if one is given: systemd keeps the share that they make. The other
+    /// is what the group has.
+    fn with_quota(&self, resources: &LinuxResources) -> LinuxResources {
+        let mut resources = resources.clone();
+        let Some(cpu) = resources.cpu_mut().as_mut() else { return resources };
+        let given = (cpu.quota().filter(|quota| *quota != 0), cpu.period().filter(|period| *period > 0));
+        let read = |path: &Path, file: &str| std::fs::read_to_string(path.join(file)).unwrap_or_default();
+        let (quota, period) = match (self.v1("cpu"), self.unified()) {
+            (Some(path), _) => (read(path, "cpu.cfs_quota_us"), read(path, "cpu.cfs_period_us")),
+            (None, Some(path)) => {
+                let text = read(path, "cpu.max");
+                let mut words = text.split_whitespace().map(str::to_owned);
+                (words.next().unwrap_or_default(), words.next().unwrap_or_default())
+            }
+            (None, None) => return resources,
+        };
+        match given {
+            (Some(_), None) => {
+                cpu.set_period(period.trim().parse().ok());
+            }
+            (None, Some(_)) => {
+                cpu.set_quota(quota.trim().parse().ok());
+            }
+            _ => {}
+        }
+        resources
     }
 
     fn make_directories(

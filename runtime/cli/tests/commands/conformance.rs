@@ -377,6 +377,13 @@ fn a_deadline_needs_all_processors() {
             json!({ "policy": "SCHED_DEADLINE", "runtime": 42_000, "deadline": 1_000_000, "period": 1_000_000 });
     });
     let done = house.run(&["run", "one"]);
-    assert!(done.code == 1 && done.err.contains("can't be used together with AllowedCPUs"), "{}", done.err);
+    // A kernel may have none for version 1.
+    if !done.err.contains("this host has no cpuset cgroup controller") {
+        assert!(
+            done.code == 1 && done.err.contains("can't be used together with AllowedCPUs"),
+            "{}",
+            done.err
+        );
+    }
     house.close();
 }

@@ -77,6 +77,23 @@ pub(super) fn resources(json: &str) -> LinuxResources {
 }
 
 #[test]
+fn systemd_is_told_both_numbers_of_a_quota() {
+    let Some(scratch) = scratch().or_else(tests_v2::scratch) else { return };
+    scratch.make(r#"{"cpu":{"quota":5000,"period":20000}}"#).unwrap();
+    for (given, quota, period) in [
+        (r#"{"cpu":{"period":50000}}"#, Some(5000), Some(50000)),
+        (r#"{"cpu":{"quota":9000}}"#, Some(9000), Some(20000)),
+        (r#"{"cpu":{"quota":-1,"period":30000}}"#, Some(-1), Some(30000)),
+        (r#"{"cpu":{"shares":100}}"#, None, None),
+    ] {
+        let told = scratch.group.with_quota(&resources(given));
+        let cpu = told.cpu().clone().unwrap();
+        assert_eq!((cpu.quota(), cpu.period()), (quota, period), "{given}");
+    }
+    assert!(scratch.group.with_quota(&LinuxResources::default()).cpu().is_none());
+}
+
+#[test]
 fn limits_are_set_and_can_be_raised_and_lowered() {
     let Some(scratch) = scratch() else { return };
     scratch
