@@ -41,7 +41,8 @@ impl Cgroups {
     }
 
     /// No v1 hierarchy controls anything.
-    pub(super) fn is_pure_v2(&self) -> bool {
+    #[must_use]
+    pub fn is_pure_v2(&self) -> bool {
         self.unified.is_some()
             && self.v1.iter().flat_map(|one| &one.controllers).all(|name| name.starts_with("name="))
     }
