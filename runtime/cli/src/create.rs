@@ -12,7 +12,7 @@ use std::cell::Cell;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
-use skep_runtime::cgroup::SystemdUnit;
+use skep_runtime::cgroup::{self, SystemdUnit};
 use skep_runtime::container::{self, Container, CreateOptions, Gate, NetworkAhead, Placement};
 use skep_runtime::process::{self, Process};
 use skep_runtime::seccomp::Filter;
@@ -109,9 +109,15 @@ pub(crate) fn create(
         } else {
             groups.make(resources)?;
         }
+        let owner = groups.host.is_pure_v2().then(|| cgroup::owner(&spec)).flatten();
+        let give = || owner.map_or(Ok(()), |uid| groups.group.give(uid));
+        if !context.systemd {
+            give()?;
+        }
         let place = |pid: i32| {
             let unit = SystemdUnit::new(pid.unsigned_abs(), &record.annotations)?;
             groups.group.make(&groups.host, resources, Some(&unit))?;
+            give()?;
             groups.group.join(pid)
         };
         let offer = if terminal && !detach { Some(Offer::new()?) } else { None };

@@ -41,7 +41,8 @@ impl Cgroups {
     }
 
     /// No v1 hierarchy controls anything.
-    pub(super) fn is_pure_v2(&self) -> bool {
+    #[must_use]
+    pub fn is_pure_v2(&self) -> bool {
         self.unified.is_some()
             && self.v1.iter().flat_map(|one| &one.controllers).all(|name| name.starts_with("name="))
     }
@@ -138,9 +139,12 @@ impl Cgroup {
     pub fn update(&self, cgroups: &Cgroups, resources: &LinuxResources) -> Result<(), CgroupError> {
         cgroups.check(resources)?;
         if let Some(unit) = &self.unit {
-            unit.update(&self.with_quota(resources), cgroups.is_pure_v2())?;
+            let whole = self.with_quota(resources);
+            unit.update(&whole, cgroups.is_pure_v2())?;
+            self.set(cgroups, &whole, Swap::Needed)?;
+        } else {
+            self.set(cgroups, resources, Swap::Needed)?;
         }
-        self.set(cgroups, resources, Swap::Needed)?;
         if resources.devices().as_ref().is_some_and(|rules| !rules.is_empty()) {
             self.set_devices(resources)?;
         }

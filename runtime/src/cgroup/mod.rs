@@ -10,7 +10,7 @@
 //!
 //! - `resources`: what a spec's limits mean in each interface's files; `devices`: its device rules. Pure, but for bpf(2).
 //! - `create`: makes and changes groups; `freeze`, `oom`, `stats`: what is done to them and read from them later.
-//! - `systemd`: the driver that has systemd make the group.
+//! - `systemd`: the driver that has systemd make the group; `owner`: to whom it then belongs.
 
 mod create;
 mod detect;
@@ -22,6 +22,7 @@ pub(crate) mod fuzzing;
 mod group;
 mod limits;
 mod oom;
+mod owner;
 mod place;
 mod resources;
 mod stats;
@@ -33,6 +34,7 @@ pub use self::group::{Cgroup, Usage};
 pub(crate) use self::group::{Directory, V1};
 pub use self::limits::Limits;
 pub use self::oom::{OomEvent, OomEvents};
+pub use self::owner::owner;
 pub use self::place::Driver;
 pub use self::stats::*;
 pub use self::systemd::SystemdUnit;
