@@ -42,6 +42,9 @@ struct MountAttr {
 /// clone3(2)'s flag; libc's constant of that name does not fit its type.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
+/// The flags that clone(2) takes too: the lowest byte is the signal there.
+const CLONE_FLAGS: u64 = 0xffff_ff00;
+
 /// clone(2)'s flag for time namespaces, as clone3(2) and unshare(2) take it; libc has none.
 pub(crate) const CLONE_NEWTIME: u64 = 0x80;
 
@@ -64,7 +67,7 @@ pub(crate) fn result(returned: c_long) -> Result<c_long, Errno> {
     }
 }
 
-/// clone3(2) like fork: the child gets a copy of this thread's memory, in new namespaces (`flags`) and, given its
+/// clone3(2), or clone(2) where that is denied, like fork: the child gets a copy of this thread's memory, in new namespaces (`flags`) and, given its
 /// directory, in a v2 cgroup. `body` runs in the child and never returns.
 ///
 /// The caller keeps one promise that no type can express: `body` must not allocate, lock or panic, for another thread
@@ -88,11 +91,22 @@ pub(crate) fn clone_child(
     }
     // SAFETY: `args` is a valid clone_args of the size given; without CLONE_VM the child runs on a copy of this stack,
     // so returning into this frame is sound, and `body` ends it by exec or _exit.
-    let pid = result(unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>()) })?;
+    let pid = result(unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>()) });
+    let pid = match pid {
+        // A filter that cannot look into clone3's arguments says that there is no such call (Docker's default).
+        Err(Errno::NOSYS) if cgroup.is_none() && flags & !CLONE_FLAGS == 0 => {
+            let flags = args.flags | args.exit_signal;
+            // SAFETY: without CLONE_VM the child runs on a copy of this stack, as with clone3; with CLONE_PIDFD the
+            // third argument is where the kernel stores the descriptor, and `pidfd` outlives the call; the other two
+            // are not read without their flags.
+            result(unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut pidfd, 0, 0) })?
+        }
+        pid => pid?,
+    };
     if pid == 0 {
         body();
     }
-    // SAFETY: the kernel stored a new descriptor, owned by nobody else, before clone3 returned in the parent.
+    // SAFETY: the kernel stored a new descriptor, owned by nobody else, before the call returned in the parent.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     Ok(Child { pid: pid as i32, pidfd })
 }
@@ -252,6 +266,12 @@ pub(crate) fn close_all_but(preserved: u32, kept: [Option<&OwnedFd>; 6]) -> Resu
 /// Closes every descriptor from this number on, under the conditions of [`close_all_but`].
 pub(crate) fn close_from(first: u32) -> Result<(), Errno> {
     close_range(first, u32::MAX)
+}
+
+/// Closes a copy of a descriptor of the parent's, under the conditions of [`close_all_but`].
+pub(crate) fn close_one(fd: &OwnedFd) -> Result<(), Errno> {
+    let number = fd.as_raw_fd() as u32;
+    close_range(number, number)
 }
 
 fn close_range(first: u32, last: u32) -> Result<(), Errno> {

@@ -304,6 +304,11 @@ pub(super) fn hook_reason(status: i32, output: &str) -> String {
     reason
 }
 
+/// Why a hook inside the container did not run, or not to its end.
+pub(super) fn hook_not_run(errno: rustix::io::Errno) -> String {
+    format!("it cannot be run: {}", io::Error::from(errno))
+}
+
 /// What became of the exec, by the init's last word.
 pub(super) fn started(command: &str, last: Option<Message>) -> Result<(), StartError> {
     match last {
@@ -314,6 +319,9 @@ pub(super) fn started(command: &str, last: Option<Message>) -> Result<(), StartE
         }
         Some(Message::HookFailed { index, status, note }) => {
             Err(StartError::Hook { index, reason: hook_reason(status, &note.text()) })
+        }
+        Some(Message::HookNotRun { index, errno }) => {
+            Err(StartError::Hook { index, reason: hook_not_run(errno) })
         }
         Some(_) => Err(StartError::Died),
     }

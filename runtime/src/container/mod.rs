@@ -206,8 +206,8 @@ fn launch(
     weak::prepare();
     let into_cgroup = into_cgroup.as_ref().map(AsFd::as_fd);
     let child = match &plan.entry {
-        None => sys::clone_child(plan.clone_flags, into_cgroup, || child::run(&plan)),
-        Some(entry) => sys::clone_child(0, None, || child::enter(&plan, entry, into_cgroup)),
+        None => sys::clone_child(plan.clone_flags, into_cgroup, || child::run(&plan, Some(&status))),
+        Some(entry) => sys::clone_child(0, None, || child::enter(&plan, entry, into_cgroup, &status)),
     };
     let child = child.map_err(|errno| CreateError::Clone(errno.into()))?;
     let mut container = Container {
@@ -411,6 +411,9 @@ impl Container {
             },
             Message::HookFailed { index, status, note } => {
                 CreateError::InnerHook { index, reason: error::hook_reason(status, &note.text()) }
+            }
+            Message::HookNotRun { index, errno } => {
+                CreateError::InnerHook { index, reason: error::hook_not_run(errno) }
             }
             Message::NotFound => CreateError::CommandNotFound { command: self.command.clone() },
             Message::NotExecutable(errno) => {

@@ -374,6 +374,98 @@ fn a_failing_hook_ends_the_container_and_leaves_nothing() {
 }
 
 #[test]
+fn a_start_hook_runs_under_the_default_profile() {
+    let mut container = Box::new("echo program");
+    crate::spec::confine(&mut container.spec).unwrap();
+    let container = container.with(|spec| {
+        let hook = |script: &str| json!({"path": "/bin/sh", "args": ["sh", "-c", script], "timeout": 60});
+        let stays = "test \"$(grep -c 'Seccomp:.*2' /proc/self/status)\" = 1 || exit 1; echo because; exit 3";
+        spec["hooks"] = json!({"startContainer": [hook("exit 0"), hook(stays)]});
+    });
+    let mut made = container.create().unwrap();
+    let error = made.start().unwrap_err();
+    made.wait().unwrap();
+    let StartError::Hook { index: 1, reason } = &error else { panic!("{error}") };
+    assert_eq!(reason, "exit status: 3: because");
+}
+
+#[test]
+fn what_an_earlier_hooks_descendant_writes_is_no_later_hooks() {
+    let place = tempfile::tempdir().unwrap();
+    let (go, done) = (place.path().join("go"), place.path().join("done"));
+    let script = format!(
+        "(until test -e {}; do sleep 0.01; done; echo stale; touch {}) & exit 0",
+        go.display(),
+        done.display()
+    );
+    let container = Box::new("true").with(|spec| {
+        let env = ["PATH=/usr/bin:/bin"];
+        let hook = |script: &str| json!({"path": "/bin/sh", "args": ["sh", "-c", script], "env": env});
+        spec["hooks"] = json!({"createContainer": [hook(&script)], "startContainer": [hook("exit 3")]});
+    });
+    let mut made = container.create().unwrap();
+    std::fs::write(go, "").unwrap();
+    let start = std::time::Instant::now();
+    while !done.exists() {
+        assert!(start.elapsed() < Duration::from_secs(60), "the descendant is gone");
+        std::thread::yield_now();
+    }
+    let error = made.start().unwrap_err();
+    made.wait().unwrap();
+    let StartError::Hook { index: 0, reason } = &error else { panic!("{error}") };
+    assert_eq!(reason, "exit status: 3");
+}
+
+/// Where the creator of the test below tells its init's number; set in the creator alone.
+const CREATOR: &str = "SKEP_TEST_CREATOR";
+
+/// Once with the init as a child of the creator's, once by the process in between.
+#[test]
+fn an_init_that_waits_for_its_creator_ends_with_it() {
+    if let Some(told) = std::env::var_os(CREATOR) {
+        let told = PathBuf::from(told);
+        let place = |pid: i32| {
+            let new = told.with_extension("new");
+            std::fs::write(&new, pid.to_string()).unwrap();
+            std::fs::rename(new, &told).unwrap();
+            loop {
+                std::thread::park();
+            }
+        };
+        let container = Box::new("true").with(|spec| {
+            if told.ends_with("between") {
+                spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "time"}));
+            }
+        });
+        let gate = Gate::Named(told.parent().unwrap().to_owned());
+        drop(create(CreateOptions { gate, placement: Some(Placement(&place)), ..container.options() }));
+        unreachable!("placed for ever");
+    }
+    for name in ["child", "between"] {
+        let dir = tempfile::tempdir().unwrap();
+        let told = dir.path().join(name);
+        let mut creator = std::process::Command::new(std::env::current_exe().unwrap());
+        let this = "container::tests::an_init_that_waits_for_its_creator_ends_with_it";
+        let creator = creator.args(["--exact", this]).env(CREATOR, &told).env("TMPDIR", dir.path());
+        let mut creator = creator.stdout(std::process::Stdio::null()).spawn().unwrap();
+        let init = loop {
+            if let Ok(pid) = std::fs::read_to_string(&told) {
+                break crate::process::open(pid.parse().unwrap()).unwrap();
+            }
+            assert!(creator.try_wait().unwrap().is_none(), "the creator has ended");
+            std::thread::yield_now();
+        };
+        creator.kill().unwrap();
+        creator.wait().unwrap();
+        let ended = gate::ends_within(init.as_fd(), Duration::from_secs(60)).unwrap();
+        if !ended {
+            pidfd_send_signal(&init, Signal::KILL).unwrap();
+        }
+        assert!(ended, "{name}");
+    }
+}
+
+#[test]
 fn a_terminal_is_the_containers_own() {
     for user in [0, 1000] {
         let container = Box::new(

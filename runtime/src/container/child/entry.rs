@@ -2,7 +2,7 @@
 //! younger sibling, tells its number and ends.
 
 use std::ffi::CStr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -16,7 +16,9 @@ pub(in crate::container) fn enter(
     plan: &Plan,
     entry: &Entry,
     into_cgroup: Option<BorrowedFd<'_>>,
+    heard_at: &OwnedFd,
 ) -> std::convert::Infallible {
+    super::forget(plan, Some(heard_at));
     let first = plan.steps.len() + plan.last.len();
     let after = first + entry.joins.len();
     let failed = |step: usize, errno| -> ! { fail(plan, Message::failed(step as u32, errno)) };
@@ -59,7 +61,7 @@ pub(in crate::container) fn enter(
         }
     }
     let flags = plan.clone_flags | libc::CLONE_PARENT as u64;
-    match sys::clone_child(flags, into_cgroup, || run(plan)) {
+    match sys::clone_child(flags, into_cgroup, || run(plan, None)) {
         Ok(child) => {
             let told = rustix::io::write(&plan.status, &Message::Entered { pid: child.pid }.encode());
             sys::exit_now(if told.is_ok() { 0 } else { FAILED })

@@ -30,17 +30,19 @@ pub(super) fn run(
     envp: &CStringArray,
     umask: Mode,
     session: bool,
-    step: u32,
 ) -> Result<(), Message> {
-    let failed = |errno| Message::failed(step, errno);
+    let failed = |errno| Message::HookNotRun { index: hook.index, errno };
     // Earlier hooks have read it.
     rustix::fs::seek(state, SeekFrom::Start(0)).map_err(failed)?;
     let output = &files.output.1;
+    // What a descendant of an earlier one wrote since that ended is none of this one's.
+    let mut words = LastWords::NONE;
+    words.drain(&files.output.0);
+    words = LastWords::NONE;
     let child =
         sys::clone_child(0, None, || execute(hook, state, output, envp, umask, session)).map_err(failed)?;
-    let mut words = LastWords { bytes: [0; Note::SIZE], length: 0 };
     let ended = wait(child.pidfd.as_fd(), &files.output.0, &mut words, hook.timeout_ms);
-    if !ended {
+    if ended != Ok(true) {
         // Not reaped yet, so the number is still its own.
         if let Some(group) = Pid::from_raw(child.pid).filter(|_| session) {
             let _ = kill_process_group(group, Signal::KILL);
@@ -49,6 +51,7 @@ pub(super) fn run(
     }
     let status =
         rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED));
+    let ended = ended.map_err(failed)?;
     let status = status.map_err(failed)?.ok_or_else(|| failed(Errno::CHILD))?;
     let status = match status.exit_status() {
         _ if !ended => -1,
@@ -61,8 +64,14 @@ pub(super) fn run(
 
 /// Whether the hook ends in time. What it writes is read meanwhile, so that it never waits for that.
 ///
-/// The calls are those that any filter lets pass.
-fn wait(hook: BorrowedFd<'_>, output: &OwnedFd, words: &mut LastWords, timeout_ms: Option<i32>) -> bool {
+/// `startContainer` hooks run under the program's filter, which may deny any call here. Without a time-out the hook is
+/// waited for even so; with one it could not be kept, and `Err` says why.
+fn wait(
+    hook: BorrowedFd<'_>,
+    output: &OwnedFd,
+    words: &mut LastWords,
+    timeout_ms: Option<i32>,
+) -> Result<bool, Errno> {
     let timeout = timeout_ms.and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis);
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     loop {
@@ -73,18 +82,15 @@ fn wait(hook: BorrowedFd<'_>, output: &OwnedFd, words: &mut LastWords, timeout_m
         let ended = match poll(&mut fds, wait) {
             Ok(_) => fds[0].any() == Some(true),
             Err(nix::errno::Errno::EINTR) => false,
-            // It is waited for all the same.
-            Err(_) => true,
+            Err(_) if timeout.is_none() => true,
+            Err(errno) => return Err(Errno::from_raw_os_error(errno as i32)),
         };
         if ended {
-            let mut reads = LEFT_READS_MAX;
-            while reads > 0 && words.read(output) {
-                reads -= 1;
-            }
-            return true;
+            words.drain(output);
+            return Ok(true);
         }
         if left.is_some_and(|left| left.is_zero()) {
-            return false;
+            return Ok(false);
         }
         words.read(output);
     }
@@ -97,6 +103,16 @@ struct LastWords {
 }
 
 impl LastWords {
+    const NONE: Self = Self { bytes: [0; Note::SIZE], length: 0 };
+
+    /// Reads what there is.
+    fn drain(&mut self, output: &OwnedFd) {
+        let mut reads = LEFT_READS_MAX;
+        while reads > 0 && self.read(output) {
+            reads -= 1;
+        }
+    }
+
     /// Whether something came.
     fn read(&mut self, output: &OwnedFd) -> bool {
         let mut new = [0; Note::SIZE];
@@ -152,7 +168,7 @@ mod tests {
     #[test]
     fn the_last_words_are_those_that_came_last() {
         let (read, write) = crate::container::hooks::output_pipe().unwrap();
-        let mut words = LastWords { bytes: [0; Note::SIZE], length: 0 };
+        let mut words = LastWords::NONE;
         assert!(!words.read(&read));
         let mut all = Vec::new();
         for length in [1, 100, 239, 240, 3, 500, 7] {

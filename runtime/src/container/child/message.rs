@@ -26,6 +26,8 @@ pub(in crate::container) enum Message {
     /// A hook, the index-th of its kind, ended with this wait status (wait(2)); -1: it was killed, its time was up. The
     /// note is the end of what it wrote.
     HookFailed { index: u32, status: i32, note: Note },
+    /// A hook, the index-th of its kind, could not be started, or not be watched.
+    HookNotRun { index: u32, errno: Errno },
 }
 
 /// A few words about a failure, kept where nothing has to be allocated.
@@ -88,6 +90,7 @@ impl Message {
             Self::Placement => (9, 0, 0, Note::EMPTY),
             Self::Limits => (10, 0, 0, Note::EMPTY),
             Self::HookFailed { index, status, note } => (8, index, status, note),
+            Self::HookNotRun { index, errno } => (11, index, errno.raw_os_error(), Note::EMPTY),
         };
         let mut bytes = [0; Self::SIZE];
         bytes[..4].copy_from_slice(&kind.to_ne_bytes());
@@ -119,6 +122,7 @@ impl Message {
             9 => Some(Self::Placement),
             10 => Some(Self::Limits),
             8 => Some(Self::HookFailed { index: step, status: number, note }),
+            11 => Some(Self::HookNotRun { index: step, errno }),
             _ => None,
         }
     }
@@ -139,6 +143,7 @@ mod tests {
             Message::Ready { listener: 9 },
             failed,
             hook,
+            Message::HookNotRun { index: 2, errno: Errno::NOSYS },
             Message::NotFound,
             Message::Limits,
             Message::NotExecutable(Errno::NOEXEC),

@@ -52,8 +52,10 @@ struct Opened<'a> {
     listener: u32,
 }
 
-/// Carries out the plan. Never returns.
-pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
+/// Carries out the plan. `heard_at`: the creator's end of the status pipe, if this process has a copy of it. Never
+/// returns.
+pub(super) fn run(plan: &Plan, heard_at: Option<&OwnedFd>) -> std::convert::Infallible {
+    forget(plan, heard_at);
     // A process of the container that shares a namespace with this one must not ptrace it (CVE-2016-9962).
     let _ = untraceable();
     sys::reset_signals();
@@ -72,7 +74,7 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
                 Some(_) if root(&opened).and_then(rustix::process::fchdir).is_err() => {
                     Err(Message::failed(index, Errno::BADF))
                 }
-                Some(files) => hook::run(hook, &files.creating, files, &plan.envp, umask, true, index),
+                Some(files) => hook::run(hook, &files.creating, files, &plan.envp, umask, true),
                 None => Err(Message::failed(index, Errno::BADF)),
             },
             step => carry_out(step, &mut opened).map_err(|errno| Message::Failed {
@@ -127,16 +129,8 @@ pub(super) fn run(plan: &Plan) -> std::convert::Infallible {
     if let Some(files) = for_hooks {
         let umask = rustix::process::umask(umask);
         rustix::process::umask(umask);
-        for (index, hook) in plan.start_hooks.iter().enumerate() {
-            let ran = hook::run(
-                hook,
-                &files.created,
-                files,
-                &plan.envp,
-                umask,
-                plan.filter.is_none(),
-                index as u32,
-            );
+        for hook in &plan.start_hooks {
+            let ran = hook::run(hook, &files.created, files, &plan.envp, umask, plan.filter.is_none());
             if let Err(message) = ran {
                 let _ = rustix::io::write(told, &message.encode());
                 sys::exit_now(FAILED);
@@ -160,12 +154,27 @@ fn fail(plan: &Plan, message: Message) -> ! {
     sys::exit_now(FAILED)
 }
 
-/// Says what is needed and waits until the creator has done it.
+/// Closes the copy of the creator's end of the status pipe: with it the pipe would never be without a reader.
+fn forget(plan: &Plan, heard_at: Option<&OwnedFd>) {
+    if let Some(fd) = heard_at
+        && let Err(errno) = sys::close_one(fd)
+    {
+        fail(plan, Message::failed(u32::MAX, errno));
+    }
+}
+
+/// Says what is needed and waits until the creator has done it, or ends with it: this process has the gate open for
+/// writing too, so that the gate does not end by itself, and may be in no group yet that others could find it by.
+///
+/// The signal is for the end of the thread that made this process or the one in between, and that thread is who waits
+/// for `Ready`. One that ended before has closed the status pipe, for that is done first, and the writing fails. Outside
+/// of here nothing waits for the creator, and from the gate on a created container outlives it.
 fn ask(plan: &Plan, message: Message) -> Result<(), Errno> {
+    sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64)?;
     rustix::io::write(&plan.status, &message.encode())?;
     let mut byte = [0];
     match rustix::io::retry_on_intr(|| rustix::io::read(&plan.gate, &mut byte))? {
-        1 => Ok(()),
+        1 => sys::prctl(libc::PR_SET_PDEATHSIG, 0),
         _ => Err(Errno::CANCELED),
     }
 }
