@@ -38,12 +38,12 @@ fn the_last_of_three_goes_on_and_the_two_that_come_back_follow_it() {
     playground.skep(1, &["swarm", "recover", "--force"]).is_refused_with("nothing to recover");
     playground.skep(1, &["swarm", "recover"]).is_refused_with("--force");
 
-    playground.power("kill", 2);
-    playground.power("kill", 3);
-    playground.wait_for_no_leader(1);
     let kept: Vec<_> =
         playground.all_containers().into_iter().filter(|(number, ..)| *number == 1 || *number == 4).collect();
     assert_eq!(kept.len(), 2);
+    playground.power("kill", 2);
+    playground.power("kill", 3);
+    playground.wait_for_no_leader(1);
     let told = playground.ok(1, &["swarm", "recover", "--force"]);
     assert!(told.contains("only manager") && told.contains("3 other node(s)"), "{told}");
     assert_eq!(identity(&playground, 1), before);
