@@ -15,7 +15,11 @@ use crate::{HostNetwork, HostNetworkConfig, Namespace, NetworkError, Protocol, S
 fn snapshot(namespace: &Namespace) -> Vec<String> {
     let mut netlink = Netlink::new_in(namespace).unwrap();
     let mut lines: Vec<String> = Vec::new();
-    lines.extend(netlink.links().unwrap().iter().map(|link| format!("{link:?}")));
+    for mut link in netlink.links().unwrap() {
+        // The kernel takes note of a carrier some time after it is there.
+        link.operational = false;
+        lines.push(format!("{link:?}"));
+    }
     lines.extend(netlink.addresses().unwrap().iter().map(|address| format!("{address:?}")));
     lines.extend(netlink.routes().unwrap().iter().map(|route| format!("{route:?}")));
     lines.extend(netlink.rules().unwrap().iter().map(|rule| format!("{rule:?}")));
