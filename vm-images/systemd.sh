@@ -6,7 +6,7 @@
 #
 # SKEP_RUNTIME must be static. FOLDER keeps the images, the disk and the consoles' texts. Each kernel (see build.sh) is
 # booted once for each of its cgroup modes (run.sh's, as systemd mounts them; without any: v2). Needs what run.sh needs,
-# and Debian's mmdebstrap and e2fsprogs.
+# Debian's mmdebstrap and e2fsprogs, and root where there is no disk yet.
 #
 # Prints a line for each check, "ok" or "FAILED", and at the end one a machine; exit code 0 says that all passed on all.
 set -euo pipefail
@@ -46,10 +46,8 @@ if [ "$(cat "$disk.recipe" 2>/dev/null)" != "$recipe" ]; then
             exit 1
         }
     done
-    mkdir "$scratch/masks"
-    for unit in "${masked[@]}"; do ln -s /dev/null "$scratch/masks/$unit"; done
-    mmdebstrap --quiet --variant=essential --include="$packages" \
-        --customize-hook="copy-in $scratch/masks/* /etc/systemd/system" bookworm "$scratch/tree"
+    mmdebstrap --quiet --variant=essential --include="$packages" bookworm "$scratch/tree"
+    for unit in "${masked[@]}"; do ln -s /dev/null "$scratch/tree/etc/systemd/system/$unit"; done
     truncate -s 1G "$scratch/disk"
     mkfs.ext4 -q -d "$scratch/tree" "$scratch/disk"
     mv "$scratch/disk" "$disk"
