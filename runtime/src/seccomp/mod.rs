@@ -8,7 +8,7 @@
 //! - `policy`: what a profile means; the place to read about runc's rules.
 //! - `compile`, `assembler`: the program.
 //! - `arch`, `numbers`: calling conventions and their numbers.
-//! - `cache`: programs by profile.
+//! - `cache`: programs by the text of their profile.
 //! - `default`: Docker's default profile; `features`: what profiles may ask for.
 //! - `load`: the system calls; `notify`: who answers notifications.
 
