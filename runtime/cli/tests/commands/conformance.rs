@@ -3,6 +3,7 @@
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
 use serde_json::{Value, json};
 
 use super::cases::Case;
@@ -24,6 +25,7 @@ pub(crate) const CASES: &[Case] = &[
     ("debug_lines_warnings_and_last_words", debug_lines_warnings_and_last_words),
     ("events_and_groups_have_runcs_words", events_and_groups_have_runcs_words),
     ("a_root_can_follow_the_hosts", a_root_can_follow_the_hosts),
+    ("the_hosts_cgroup_options_are_left_alone", the_hosts_cgroup_options_are_left_alone),
     ("a_deadline_needs_all_processors", a_deadline_needs_all_processors),
     ("a_frozen_cgroup_is_refused_and_left", a_frozen_cgroup_is_refused_and_left),
 ];
@@ -362,6 +364,54 @@ fn a_root_can_follow_the_hosts() {
     assert!(!follows(), "a root is private");
     house.change(|config| config["linux"]["rootfsPropagation"] = "slave".into());
     assert!(follows(), "or as it is asked for");
+    house.close();
+}
+
+/// Mount points of cgroup hierarchies in this thread's sight, and each one's options.
+fn cgroup_mounts(kind: &str) -> Vec<(String, String)> {
+    let text = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+    let lines = text.lines().filter_map(|line| line.split_once(" - "));
+    let lines = lines.filter(|(_, right)| right.split(' ').next().unwrap().starts_with(kind));
+    let word = |text: &str, number: usize| text.split(' ').nth(number).unwrap().to_owned();
+    lines.map(|(left, right)| (word(left, 4), word(right, 2))).collect()
+}
+
+/// The options of the v2 tree, which are the same wherever it is mounted, without `rw`.
+fn tree_options() -> String {
+    let options = cgroup_mounts("cgroup2").pop().map(|found| found.1).unwrap_or_default();
+    options.split(',').filter(|word| *word != "rw").collect::<Vec<_>>().join(",")
+}
+
+/// Mounts the v2 tree instead of all that is in this thread's sight. From the host's cgroup namespace that also sets the
+/// whole tree's options (cgroups(7)).
+fn mount_tree(options: &str) {
+    for (path, _) in cgroup_mounts("cgroup").iter().rev() {
+        unmount(path.as_str(), UnmountFlags::DETACH).unwrap();
+    }
+    let data = std::ffi::CString::new(options).unwrap();
+    mount("cgroup2", "/sys/fs/cgroup", "cgroup2", MountFlags::empty(), Some(data.as_c_str())).unwrap();
+}
+
+fn the_hosts_cgroup_options_are_left_alone() {
+    let house = House::new();
+    house.probe(&["list", "/sys/fs/cgroup"]);
+    house.change(|config| without_namespace(config, "cgroup"));
+    // A thread with mounts of its own, where the v2 tree is alone: of other hosts' the container sees its own groups.
+    let test = || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+        // Without a mount of it there is nobody who has set any.
+        let before = tree_options();
+        mount_tree("nsdelegate");
+        let done = house.run(&["run", "one"]);
+        let after = tree_options();
+        mount_tree(&before);
+        drop(std::fs::remove_dir(Path::new("/sys/fs/cgroup").join(house.parent())));
+        assert_eq!(done.code, 0, "{}", done.err);
+        assert!(done.out.lines().any(|name| name == house.parent()), "it sees the host's tree: {}", done.out);
+        assert_eq!(after, "nsdelegate");
+    };
+    std::thread::scope(|scope| scope.spawn(test).join()).unwrap();
     house.close();
 }
 

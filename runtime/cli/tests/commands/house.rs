@@ -40,6 +40,11 @@ impl House {
         self.dir.path().join(name)
     }
 
+    /// The directory of the containers' cgroups, in a hierarchy's root.
+    pub(crate) fn parent(&self) -> &str {
+        &self.parent
+    }
+
     /// Changes the specification. The container runs the probe without a terminal.
     pub(crate) fn change(&self, change: impl FnOnce(&mut Value)) {
         let path = self.bundle().join("config.json");

@@ -17,6 +17,11 @@ impl Builder<'_> {
         let Some((cgroups, group)) = self.mounts.cgroup else { return Ok(()) };
         let mut own = MountOptions { data: Vec::new(), ..options.clone() };
         if cgroups.v1.is_empty() {
+            // To mount it anew from the host's own cgroup namespace would set the host's options for the whole tree
+            // (`nsdelegate` would be gone; cgroups(7)), and the kernel waits a grace period for that.
+            if let Some(unified) = cgroups.unified.as_deref().filter(|_| self.shares_cgroups(options)) {
+                return self.bound_cgroups(at, unified, &own, unified);
+            }
             return self.filesystem(target(at, false, true)?, ("cgroup2", b"cgroup"), options, None);
         }
         let mut tmpfs = MountOptions { propagation: options.propagation.clone(), ..MountOptions::default() };
@@ -31,16 +36,13 @@ impl Builder<'_> {
                 || std::ffi::OsStr::new("unified"),
                 |v1| v1.mount.file_name().unwrap_or_default(),
             );
-            let place = target(&at.join(name), false, true)?;
             if self.mounts.cgroup_namespace {
                 own.data = v1.map(hierarchy_options).unwrap_or_default();
                 let kind = if v1.is_some() { "cgroup" } else { "cgroup2" };
+                let place = target(&at.join(name), false, true)?;
                 self.filesystem(place, (kind, b"cgroup"), &own, None)?;
             } else {
-                let bound = MountOptions { changed: true, ..own.clone() };
-                let (tree, _) = self.take_tree(shown(directory), at, &bound, None)?;
-                let label = directory.path.display().to_string();
-                self.steps.push(Step::Mount { target: place, source: MountSource::Tree(tree), label });
+                self.bound_cgroups(&at.join(name), shown(directory), &own, &directory.path)?;
             }
             // Each controller by its own name, where several share a hierarchy.
             let folder = super::super::relative(at)?;
@@ -52,6 +54,28 @@ impl Builder<'_> {
                 });
             }
         }
+        Ok(())
+    }
+
+    /// Whether the container sees the v2 tree as the host does, and asks for nothing of it that only a mount of its own
+    /// could have. (In a user namespace it would be the host's groups that it may not touch.)
+    fn shares_cgroups(&self, options: &MountOptions) -> bool {
+        !self.mounts.cgroup_namespace && !self.mounts.user_namespace && options.data.is_empty()
+    }
+
+    /// A directory of the host's hierarchies, as it is. `label`: how errors call it.
+    fn bound_cgroups(
+        &mut self,
+        at: &Path,
+        directory: &Path,
+        options: &MountOptions,
+        label: &Path,
+    ) -> Result<(), CreateError> {
+        let options = MountOptions { changed: true, ..options.clone() };
+        let (tree, _) = self.take_tree(directory, at, &options, None)?;
+        let label = label.display().to_string();
+        let source = MountSource::Tree(tree);
+        self.steps.push(Step::Mount { target: target(at, false, true)?, source, label });
         Ok(())
     }
 }
