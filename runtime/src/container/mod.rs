@@ -131,9 +131,10 @@ pub struct CreateOptions<'a> {
 }
 
 /// Called with the init's process ID as soon as it has one, while it works. What is slow here costs nothing if the init
-/// takes longer.
+/// takes longer. `true`: the program may run as soon as all is ready; [`Container::start`] then only tells whether it
+/// does.
 #[derive(Clone, Copy)]
-pub struct Meanwhile<'a>(pub &'a dyn Fn(i32));
+pub struct Meanwhile<'a>(pub &'a dyn Fn(i32) -> bool);
 
 impl std::fmt::Debug for Meanwhile<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -157,6 +158,8 @@ pub struct Container {
     pid: i32,
     pidfd: OwnedFd,
     gate: Option<OwnedFd>,
+    /// The byte is in it already.
+    opened: bool,
     status: OwnedFd,
     command: String,
     /// How long the exec may take. `None`: for ever.
@@ -214,6 +217,7 @@ fn launch(
         pid: child.pid,
         pidfd: child.pidfd,
         gate: Some(gate),
+        opened: false,
         status,
         command: plan.command.clone(),
         patience: gate::start_patience(about.spec),
@@ -223,6 +227,7 @@ fn launch(
     let mut between = plan.entry.is_some();
     let first_of_entry = (plan.steps.len() + plan.last.len()) as u32;
     let named = plan.told.is_some();
+    let asks_nothing = plan.asks_nothing();
     let outside = std::mem::take(&mut plan.outside);
     let limits = plan.limits();
     let (filter, hook_files) = (plan.filter.take(), plan.hook_files.take());
@@ -238,12 +243,18 @@ fn launch(
     let mut early = None;
     let mut give = |pid: i32| {
         belongings.give(pid)?;
-        if let Some(Meanwhile(work)) = meanwhile {
-            work(pid);
-        }
-        Ok(())
+        Ok(meanwhile.is_some_and(|Meanwhile(work)| work(pid)))
     };
-    let mut given = if between { Ok(()) } else { give(container.pid) };
+    let mut given = if between {
+        Ok(())
+    } else {
+        give(container.pid).map(|may_run| {
+            // A byte that the init does not have to wait for saves it from sleeping.
+            if may_run && asks_nothing {
+                container.open_gate();
+            }
+        })
+    };
     let outcome = loop {
         if let Err(error) = given {
             break Err(error);
@@ -258,7 +269,7 @@ fn launch(
         given = match message {
             Message::Entered { pid } if between => {
                 between = false;
-                container.become_sibling(pid).and_then(|()| give(pid))
+                container.become_sibling(pid).and_then(|()| give(pid)).map(drop)
             }
             // What the process in between fails with is the end, all else is the init's.
             Message::Failed { step, .. } if between && step >= first_of_entry => {
@@ -341,14 +352,15 @@ impl Container {
         self.pidfd.as_fd()
     }
 
-    /// Opens the gate; returns when the exec succeeded.
+    /// Opens the gate, if it is not open; returns when the exec succeeded.
     ///
     /// # Errors
     /// [`StartError`]; the init has ended or is about to, and is to be reaped as any other end.
     pub fn start(&mut self) -> Result<(), StartError> {
-        let gate = self.gate.take().ok_or(StartError::Started)?;
-        // A broken pipe means that the init is gone, and the status pipe says that better.
-        let _ = rustix::io::write(&gate, b"!");
+        if !self.opened {
+            self.open_gate();
+        }
+        self.gate.take().ok_or(StartError::Started)?;
         let last = gate::next_message(&self.status, None, self.patience);
         error::started(&self.command, last.map_err(|source| StartError::Silent { source })?)
     }
@@ -371,6 +383,14 @@ impl Container {
         })?;
         let status = status.ok_or_else(|| io::Error::from(Errno::CHILD))?;
         Ok(status.exit_status().or_else(|| Some(128 + status.terminating_signal()?)).unwrap_or(255))
+    }
+
+    fn open_gate(&mut self) {
+        if let Some(gate) = &self.gate {
+            // A broken pipe means that the init is gone, and the status pipe says that better.
+            let _ = rustix::io::write(gate, b"!");
+            self.opened = true;
+        }
     }
 
     fn next_message(&self, patience: Option<Duration>) -> io::Result<Option<Message>> {

@@ -379,6 +379,14 @@ impl Target {
 }
 
 impl Plan {
+    /// Whether the init comes to the gate without anything done for it from outside while it waits.
+    pub(super) fn asks_nothing(&self) -> bool {
+        let asks =
+            |step: &Step| matches!(step, Step::Placement | Step::Limits | Step::Maps | Step::RuntimeHooks);
+        let listened_to = self.filter.as_ref().is_some_and(|filter| filter.listener().is_some());
+        self.entry.is_none() && !listened_to && !self.steps.iter().any(asks)
+    }
+
     /// Every step that an error can name, in the order of their numbers.
     pub(super) fn describe(&self) -> Vec<String> {
         let mut all: Vec<String> = self.steps.iter().chain(&self.last).map(Step::describe).collect();

@@ -30,7 +30,7 @@ struct Prepared<'a> {
     root: Option<RootAhead>,
     filter: Option<Arc<Filter>>,
     /// Called with the init's number.
-    note: &'a dyn Fn(i32),
+    note: &'a dyn Fn(i32) -> bool,
 }
 
 impl Server {
@@ -108,8 +108,10 @@ impl Server {
         let note = |pid: i32| {
             let record = self.record(request, &spec, pid);
             let saved = self.records.save(&record, false);
+            let may_run = request.start && saved.is_ok();
             // Called once a container.
             drop(recorded.set((record, saved)));
+            may_run
         };
         let result =
             self.build(request, &spec, user, Prepared { netns: netns.as_ref(), root, filter, note: &note });

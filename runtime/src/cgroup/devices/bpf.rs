@@ -5,8 +5,10 @@
 //! that it points to outlive the call.
 #![allow(unsafe_code)]
 
+use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -105,7 +107,10 @@ pub(in crate::cgroup) fn attach(path: &Path, rules: &[Rule]) -> Result<(), Cgrou
         .map_err(|errno| CgroupError::io("open", path)(errno.into()))?;
     let group = group.as_raw_fd() as u32;
     let old = attached(group).map_err(failed("list the device programs of the group"))?;
-    let program = load(&assemble(rules)).map_err(failed("load the device program"))?;
+    let program = assemble(rules);
+    // The kernel refuses to have one twice in a group; only in place of itself it may come.
+    let program = if old.len() > 1 { load(&program).map(Arc::new) } else { loaded(program) };
+    let program = program.map_err(failed("load the device program"))?;
     let mut attach = Attach {
         target: group,
         program: program.as_raw_fd() as u32,
@@ -128,6 +133,30 @@ pub(in crate::cgroup) fn attach(path: &Path, rules: &[Rule]) -> Result<(), Cgrou
         }
     }
     Ok(())
+}
+
+/// Programs that this process has loaded, latest used first.
+static LOADED: Mutex<VecDeque<(Vec<Instruction>, Arc<OwnedFd>)>> = Mutex::new(VecDeque::new());
+
+/// So many are kept: a node's containers have few different rules, and to have one checked and compiled takes the kernel
+/// a tenth of a container's start. Each is a descriptor.
+const LOADED_MAX: usize = 8;
+
+/// The kernel's program of these instructions. One program may be attached to many groups.
+fn loaded(program: Vec<Instruction>) -> Result<Arc<OwnedFd>, Errno> {
+    let mut kept = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = kept.iter().position(|(instructions, _)| *instructions == program);
+    let found = match known.and_then(|index| kept.remove(index)) {
+        Some(found) => found,
+        None => {
+            let descriptor = Arc::new(load(&program)?);
+            (program, descriptor)
+        }
+    };
+    let descriptor = Arc::clone(&found.1);
+    kept.push_front(found);
+    kept.truncate(LOADED_MAX);
+    Ok(descriptor)
 }
 
 fn load(program: &[Instruction]) -> Result<OwnedFd, Errno> {
@@ -178,4 +207,18 @@ fn attached(group: u32) -> Result<Vec<OwnedFd>, Errno> {
 #[cfg(test)]
 pub(super) fn count(group: &std::fs::File) -> usize {
     attached(group.as_raw_fd() as u32).unwrap().len()
+}
+
+/// Attaches one more program, as somebody else might.
+#[cfg(test)]
+pub(super) fn add(group: &std::fs::File, rules: &[Rule]) {
+    let program = load(&assemble(rules)).unwrap();
+    let mut attach = Attach {
+        target: group.as_raw_fd() as u32,
+        program: program.as_raw_fd() as u32,
+        kind: ATTACH_CGROUP_DEVICE,
+        flags: ALLOW_MULTI,
+        ..Attach::default()
+    };
+    bpf(PROG_ATTACH, &mut attach).unwrap();
 }

@@ -57,27 +57,16 @@ pub(in crate::container) fn build(options: CreateOptions<'_>, ends: Ends) -> Res
         devices
     });
     let (inherited, is_slave) = (builder.mounts.inherited(), builder.mounts.is_slave());
-    let open = || rootfs::open(options.rootfs, options.bundle, inherited, is_slave);
-    let mut root = options.root.and_then(RootAhead::finish).unwrap_or_else(open)?;
-    let slave = builder.mounts.copies_slaves();
-    if builder.mounts.namespace() {
-        builder.steps.push(Step::PrivateMounts { slave });
-    } else {
-        match &mut root {
-            RootMount::Detached { mount, over } if takes_mounts(mount) => *over = None,
-            _ => {
-                builder.borrowed = Some(namespaces::own_mounts()?);
-                builder.steps.extend([Step::BorrowMounts, Step::PrivateMounts { slave: false }]);
-            }
-        }
-    }
-    let pivots = builder.mounts.namespace() && !options.no_pivot;
-    let covered = match &root {
-        // Over `/` itself it would be what is taken off after the change of root, and the host's tree would stay.
-        RootMount::Detached { over, .. } if pivots => over.clone().filter(|over| !is_top(over)),
-        _ => None,
+    let mut ahead = options.root;
+    let mut open_root = || {
+        let open = || rootfs::open(options.rootfs, options.bundle, inherited, is_slave);
+        ahead.take().and_then(RootAhead::finish).unwrap_or_else(open)
     };
-    builder.steps.extend([Step::OpenNull, Step::OpenProc { over: covered }, Step::AttachRoot(root)]);
+    let mut root = None;
+    if !builder.mounts.namespace() {
+        root = Some(builder.without_namespace(open_root()?)?);
+    }
+    let before_root = builder.steps.len();
     if builder.userns {
         builder.steps.push(Step::BecomeRoot);
     }
@@ -99,6 +88,10 @@ pub(in crate::container) fn build(options: CreateOptions<'_>, ends: Ends) -> Res
         filter: options.filter,
     };
     let mut planned = process::plan(process, &around)?;
+    // Late, for it may still be on its way.
+    let root = root.map_or_else(open_root, Ok)?;
+    let attach = builder.attach_root(root, options.no_pivot);
+    builder.steps.splice(before_root..before_root, attach);
     if let Some(entry) = &mut namespaces.entry {
         entry.oom_score = planned.take_oom_score();
     } else if !namespaces.outside.is_empty() {
@@ -200,6 +193,35 @@ impl<'a> Builder<'a> {
             let Stdio { stdin, stdout, stderr } = stdio;
             self.steps.push(Step::Stdio([stdin, stdout, stderr]));
         }
+    }
+
+    /// Where the mounts are made if the container has the host's mount namespace: in a root filesystem that stands
+    /// nowhere, or else in a namespace of the mounts' own.
+    fn without_namespace(&mut self, mut root: RootMount) -> Result<RootMount, CreateError> {
+        match &mut root {
+            RootMount::Detached { mount, over } if takes_mounts(mount) => *over = None,
+            _ => {
+                self.borrowed = Some(namespaces::own_mounts()?);
+                self.steps.extend([Step::BorrowMounts, Step::PrivateMounts { slave: false }]);
+            }
+        }
+        Ok(root)
+    }
+
+    /// The steps that bring the root filesystem to where the container's mounts are made.
+    fn attach_root(&self, root: RootMount, no_pivot: bool) -> Vec<Step> {
+        let mut steps = Vec::new();
+        if self.mounts.namespace() {
+            steps.push(Step::PrivateMounts { slave: self.mounts.copies_slaves() });
+        }
+        let pivots = self.mounts.namespace() && !no_pivot;
+        let covered = match &root {
+            // Over `/` itself it would be what is taken off after the change of root, and the host's tree would stay.
+            RootMount::Detached { over, .. } if pivots => over.clone().filter(|over| !is_top(over)),
+            _ => None,
+        };
+        steps.extend([Step::OpenNull, Step::OpenProc { over: covered }, Step::AttachRoot(root)]);
+        steps
     }
 
     fn terminal(
