@@ -458,11 +458,22 @@ pub(crate) fn lead_session(command: &mut std::process::Command) {
 mod tests {
     use super::*;
 
-    /// Kilobytes of mapped files in this process's memory (proc_pid_status(5)).
+    /// Kilobytes of this program's file in this process's memory (proc_pid_smaps(5)): counted page by page, where the
+    /// sums of proc_pid_status(5) lag behind before Linux 6.2.
     fn of_files() -> u64 {
-        let text = std::fs::read_to_string("/proc/self/status").unwrap();
-        let line = text.lines().find_map(|line| line.strip_prefix("RssFile:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse().unwrap()
+        let program = std::env::current_exe().unwrap();
+        let program = program.to_str().unwrap();
+        let text = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut ours = false;
+        let mut sum = 0;
+        for line in text.lines() {
+            if let Some(rss) = line.strip_prefix("Rss:").filter(|_| ours) {
+                sum += rss.trim().trim_end_matches(" kB").parse::<u64>().unwrap();
+            } else if line.split(' ').next().is_some_and(|word| word.contains('-')) {
+                ours = line.ends_with(program);
+            }
+        }
+        sum
     }
 
     #[test]
