@@ -3,10 +3,10 @@
 //! The types of the OCI crate refuse some of what runc and the specification itself accept: capabilities that nobody
 //! knows (to be ignored with a warning), members that are null, a process without a user, two names that the crate
 //! spells differently. A spec that the types take is taken as it is; one that they refuse is mended in these places
-//! alone, and otherwise refused with the first error.
+//! alone, and otherwise refused with the first error and the member that has it.
 
 use oci_spec::runtime::{Capability, Process, Spec};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
 use serde_json::{Map, Value};
 
 /// The five sets of `process.capabilities`.
@@ -46,6 +46,9 @@ fn parse<T: DeserializeOwned>(
         Ok(value) => return Ok((value, Vec::new())),
         Err(error) => error,
     };
+    // Once more, for the member's name, which costs too much for specs without errors.
+    let again = serde_path_to_error::deserialize::<_, T>(&mut serde_json::Deserializer::from_slice(text));
+    let error = again.err().map_or(error, located);
     let Ok(original) = serde_json::from_slice::<Value>(text) else { return Err(error) };
     let mut mended = original.clone();
     drop_nulls(&mut mended);
@@ -57,7 +60,26 @@ fn parse<T: DeserializeOwned>(
         return Err(error);
     }
     // What was mended may not have been all: then it is the rest that is wrong.
-    Ok((serde_json::from_value(mended)?, warnings))
+    Ok((serde_path_to_error::deserialize(mended).map_err(located)?, warnings))
+}
+
+/// Members whose errors engines and tests know by runc's words.
+const RUNCS_WORDS: [(&str, &str); 2] = [
+    ("linux.memoryPolicy.flags", "invalid memory policy flag"),
+    ("linux.memoryPolicy", "invalid memory policy mode or nodes"),
+];
+
+/// The error with the member's path before it.
+fn located(error: serde_path_to_error::Error<serde_json::Error>) -> serde_json::Error {
+    let path = error.path().to_string();
+    let inner = error.into_inner();
+    if path == "." {
+        return inner;
+    }
+    match RUNCS_WORDS.iter().find(|(member, _)| path.starts_with(member)) {
+        Some((_, words)) => serde_json::Error::custom(format_args!("{path}: {words}: {inner}")),
+        None => serde_json::Error::custom(format_args!("{path}: {inner}")),
+    }
 }
 
 /// A member that is null is one that is not there.
@@ -147,6 +169,36 @@ mod tests {
             assert!(error.contains(word), "{error}");
         }
         assert!(parse_spec(b"{").unwrap_err().to_string().contains("line 1"));
+        let error = parse_spec(br#"{"ociVersion": "1.3.0"} x"#).unwrap_err().to_string();
+        assert!(error.contains("trailing"), "{error}");
+    }
+
+    #[test]
+    fn errors_name_the_member() {
+        for (spec, words) in [
+            (
+                json!({"process": {"cwd": "/", "rlimits": [{"type": "RLIMIT_BOGUS", "hard": 1, "soft": 1}]}}),
+                "process.rlimits[0].type: unknown variant `RLIMIT_BOGUS`",
+            ),
+            // After a mend too.
+            (
+                json!({"hostname": null, "linux": {"resources": {"pids": {"limit": "x"}}}}),
+                "linux.resources.pids.limit: invalid type: string",
+            ),
+            (
+                json!({"linux": {"memoryPolicy": {"nodes": "0"}}}),
+                "linux.memoryPolicy: invalid memory policy mode or nodes: missing field `mode`",
+            ),
+            (
+                json!({"linux": {"memoryPolicy": {"mode": "MPOL_BIND", "nodes": "0", "flags": ["bad"]}}}),
+                "linux.memoryPolicy.flags[0]: invalid memory policy flag: unknown variant `bad`",
+            ),
+        ] {
+            let mut spec = spec;
+            spec["ociVersion"] = "1.3.0".into();
+            let error = read(&spec).unwrap_err().to_string();
+            assert!(error.starts_with(words), "{error}");
+        }
     }
 
     #[test]

@@ -211,8 +211,11 @@ fn memory_policy(wanted: &LinuxMemoryPolicy) -> Result<Attribute, CreateError> {
     };
     let name = wanted.mode().to_string();
     if refused {
-        let count = if nodes.is_empty() { "without" } else { "with" };
-        return Err(invalid(format!("linux.memoryPolicy: invalid memory policy mode {name} {count} nodes")));
+        let count: u32 = nodes.iter().map(|word| word.count_ones()).sum();
+        let wanted = if count == 0 { "at least 1 node" } else { "0 nodes" };
+        return Err(invalid(format!(
+            "linux.memoryPolicy: invalid memory policy mode {name}: mode requires {wanted} but got {count}"
+        )));
     }
     let flags = wanted.flags().iter().flatten().fold(0, |all, flag| {
         all | match flag {
