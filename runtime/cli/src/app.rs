@@ -112,7 +112,7 @@ pub(crate) fn run(words: &[String]) -> u8 {
         }
         Err(failure) => {
             let text = match command.name {
-                "create" | "run" => format!("{} {} failed: {failure}", help::NAME, command.name),
+                "create" | "run" => format!("{} {} failed: {failure}", help::name(), command.name),
                 "exec" => format!("exec failed: {failure}"),
                 _ => failure.to_string(),
             };
@@ -201,7 +201,7 @@ fn check_count(command: &Command, count: usize) -> Result<(), String> {
         (true, _) => format!("a minimum of {fewest}"),
         (_, true) => format!("a maximum of {most}"),
     };
-    Err(format!("{}: {:?} requires {what} argument(s)", help::NAME, command.name))
+    Err(format!("{}: {:?} requires {what} argument(s)", help::name(), command.name))
 }
 
 fn carry_out(
@@ -241,11 +241,9 @@ mod tests {
             let command = COMMANDS.iter().find(|command| command.name == name).unwrap();
             check_count(command, count)
         };
-        assert_eq!(text("state", 0).unwrap_err(), "skep-runtime: \"state\" requires exactly 1 argument(s)");
-        assert_eq!(
-            text("kill", 3).unwrap_err(),
-            "skep-runtime: \"kill\" requires a maximum of 2 argument(s)"
-        );
+        let refused = |name, count| text(name, count).unwrap_err().split_once(": ").unwrap().1.to_owned();
+        assert_eq!(refused("state", 0), "\"state\" requires exactly 1 argument(s)");
+        assert_eq!(refused("kill", 3), "\"kill\" requires a maximum of 2 argument(s)");
         assert!(text("exec", 100).is_ok());
     }
 }

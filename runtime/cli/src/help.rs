@@ -5,23 +5,28 @@ use std::fmt::Write as _;
 use crate::commands::{COMMANDS, Command, GLOBAL};
 use crate::flags::{Flag, HELP, Kind};
 
-/// Name of the program.
-pub(crate) const NAME: &str = "skep-runtime";
+/// Name of the program, as it is called: who puts it in runc's place finds runc's name in what it says.
+pub(crate) fn name() -> String {
+    let called = std::env::args_os().next();
+    let name = called.as_deref().and_then(|path| std::path::Path::new(path).file_name());
+    name.map_or_else(|| "skep-runtime".to_owned(), |name| name.to_string_lossy().into_owned())
+}
 
 /// The OCI runtime specification that this runtime follows.
 pub(crate) const SPEC_VERSION: &str = "1.3.0";
 
 /// What `--version` prints: programs that use an OCI runtime read the first and the `spec:` line.
 pub(crate) fn version() -> String {
-    format!("{NAME} version {}\nspec: {SPEC_VERSION}\n", env!("CARGO_PKG_VERSION"))
+    format!("{} version {}\nspec: {SPEC_VERSION}\n", name(), env!("CARGO_PKG_VERSION"))
 }
 
 /// Help for all.
 pub(crate) fn program() -> String {
-    let mut text = format!("NAME:\n   {NAME} - Open Container Initiative runtime\n\n");
+    let name = name();
+    let mut text = format!("NAME:\n   {name} - Open Container Initiative runtime\n\n");
     let _ = writeln!(
         text,
-        "USAGE:\n   {NAME} [global options] command [command options] [arguments...]\n\n\
+        "USAGE:\n   {name} [global options] command [command options] [arguments...]\n\n\
          VERSION:\n   {}\n\nCOMMANDS:",
         env!("CARGO_PKG_VERSION")
     );
@@ -35,8 +40,9 @@ pub(crate) fn program() -> String {
 
 /// Help for a command.
 pub(crate) fn command(command: &Command) -> String {
-    let mut text = format!("NAME:\n   {NAME} {} - {}\n\nUSAGE:\n   ", command.name, command.usage);
-    let _ = write!(text, "{NAME} {}", command.name);
+    let name = name();
+    let mut text = format!("NAME:\n   {name} {} - {}\n\nUSAGE:\n   ", command.name, command.usage);
+    let _ = write!(text, "{name} {}", command.name);
     if !command.flags.is_empty() {
         text.push_str(" [command options]");
     }

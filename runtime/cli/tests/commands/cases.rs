@@ -315,6 +315,12 @@ fn documents_are_json() {
     assert_eq!(features["ociVersionMin"], "1.0.0");
     assert_eq!(features["linux"]["seccomp"]["enabled"], true);
     assert!(house.run(&["--version"]).out.starts_with("skep-runtime version "));
+    // In runc's place it goes by runc's name.
+    let link = house.path("runc");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_skep-runtime"), &link).unwrap();
+    let called = |words: &[&str]| house.finish(std::process::Command::new(&link).args(words));
+    assert!(called(&["--version"]).out.starts_with("runc version "));
+    assert!(called(&["run", "-b", "/nonexistent", "one"]).err.contains("runc run failed: "));
     let exists = house.run(&["spec"]);
     assert_eq!(exists.code, 1);
     assert!(exists.err.contains("File config.json exists. Remove it first"));
