@@ -87,6 +87,11 @@ pub(crate) fn run(words: &[String]) -> u8 {
             return FAILURE;
         }
     };
+    let asks_for_help = rest.iter().any(|word| word == "-h" || word == "--help");
+    if let Some(reason) = command.and_then(|command| command.refused).filter(|_| !asks_for_help) {
+        context.log.fatal(&format!("{name} is not supported: {reason}"));
+        return FAILURE;
+    }
     let (Some(command), Some(Ok(parsed)), Some(wishes)) = (command, &parsed, wishes) else {
         return without(&context, name, rest, command, parsed.as_ref());
     };

@@ -12,6 +12,8 @@ pub(crate) struct Command {
     pub(crate) order: Order,
     /// Fewest and most arguments.
     pub(crate) count: (usize, usize),
+    /// Why it is only known by name. Callers that ask for it are told, whatever flags they give.
+    pub(crate) refused: Option<&'static str>,
 }
 
 const fn value(long: &'static str, short: Option<&'static str>, help: &'static str) -> Flag {
@@ -123,11 +125,14 @@ const UPDATE: &[Flag] = &[
 const ID: &str = "<container-id>";
 
 const fn plain(name: &'static str, usage: &'static str) -> Command {
-    Command { name, usage, arguments: ID, flags: &[], order: Order::Anywhere, count: (1, 1) }
+    Command { name, usage, arguments: ID, flags: &[], order: Order::Anywhere, count: (1, 1), refused: None }
 }
+
+const NO_CRIU: &str = "this runtime uses no CRIU and saves no process's memory";
 
 /// All commands.
 pub(crate) const COMMANDS: &[Command] = &[
+    Command { refused: Some(NO_CRIU), ..plain("checkpoint", "not supported: save a running container") },
     Command { flags: &[BUNDLE, SOCKETS], ..plain("create", "create a container") },
     Command { flags: &[DELETE], ..plain("delete", "delete a container and what it holds") },
     Command { flags: &[EVENTS], ..plain("events", "print statistics and out-of-memory events") },
@@ -160,6 +165,7 @@ pub(crate) const COMMANDS: &[Command] = &[
         count: (1, usize::MAX),
         ..plain("ps", "show the processes of a container")
     },
+    Command { refused: Some(NO_CRIU), ..plain("restore", "not supported: go on with a saved container") },
     plain("resume", "go on with a paused container"),
     Command { flags: &[BUNDLE, RUN, SOCKETS], ..plain("run", "create and start a container") },
     Command {

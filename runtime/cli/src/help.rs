@@ -15,9 +15,11 @@ pub(crate) fn name() -> String {
 /// The OCI runtime specification that this runtime follows.
 pub(crate) const SPEC_VERSION: &str = "1.3.0";
 
-/// What `--version` prints: programs that use an OCI runtime read the first and the `spec:` line.
+/// What `--version` prints: programs that use an OCI runtime read these lines. A packager's runc has its version for a
+/// commit too.
 pub(crate) fn version() -> String {
-    format!("{} version {}\nspec: {SPEC_VERSION}\n", name(), env!("CARGO_PKG_VERSION"))
+    let version = env!("CARGO_PKG_VERSION");
+    format!("{} version {version}\ncommit: {version}\nspec: {SPEC_VERSION}\n", name())
 }
 
 /// Help for all.

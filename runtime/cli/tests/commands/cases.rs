@@ -321,6 +321,11 @@ fn documents_are_json() {
     let called = |words: &[&str]| house.finish(std::process::Command::new(&link).args(words));
     assert!(called(&["--version"]).out.starts_with("runc version "));
     assert!(called(&["run", "-b", "/nonexistent", "one"]).err.contains("runc run failed: "));
+    for name in ["checkpoint", "restore"] {
+        let done = house.run(&[name, "--image-path", "/x", "one"]);
+        assert!(done.code == 1 && done.err.contains("is not supported"), "{}", done.err);
+        assert!(house.run(&[name, "--help"]).out.starts_with("NAME:\n   skep-runtime "), "{name}");
+    }
     let exists = house.run(&["spec"]);
     assert_eq!(exists.code, 1);
     assert!(exists.err.contains("File config.json exists. Remove it first"));
