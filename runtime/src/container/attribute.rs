@@ -1,7 +1,7 @@
 //! Steps of a plan that give a process its attributes: scheduling, memory, keyring, label, home.
 
 use std::cell::Cell;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::{OwnedFd, RawFd};
 use std::rc::Rc;
 
@@ -87,9 +87,12 @@ impl Attribute {
                 format!("set the SELinux label to {:?}", value.to_string_lossy())
             }
             Self::Home { .. } => "find the home directory".to_owned(),
-            Self::EarlyDirectory(path) => {
-                format!("change to the working directory {}", path.to_string_lossy())
-            }
+            Self::EarlyDirectory(path) => chdir_text(path),
         }
     }
+}
+
+/// In runc's words, which those who debug images know.
+pub(super) fn chdir_text(path: &CStr) -> String {
+    format!("chdir to cwd ({:?}) set in config.json failed", path.to_string_lossy())
 }

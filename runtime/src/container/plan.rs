@@ -494,7 +494,7 @@ impl Step {
             Self::NoNewPrivileges => "forbid new privileges".to_owned(),
             Self::Seccomp(_) => "load the seccomp filter".to_owned(),
             Self::Capabilities(_) => "reduce the capabilities".to_owned(),
-            Self::WorkingDirectory(path) => format!("change to the working directory {}", shown(path)),
+            Self::WorkingDirectory(path) => super::attribute::chdir_text(path),
             Self::Umask(_) => "set the umask".to_owned(),
         }
     }

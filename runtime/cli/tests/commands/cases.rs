@@ -351,6 +351,9 @@ fn exec_pause_and_limits() {
     let missing = house.run(&["exec", "one", "nosuch"]);
     assert_eq!(missing.code, 255);
     assert!(missing.err.contains("executable file not found in $PATH"), "{}", missing.err);
+    let nowhere = house.run(&["exec", "--cwd", "/nowhere", "one", "/probe", "exit", "0"]);
+    let words = "chdir to cwd (\\\"/nowhere\\\") set in config.json failed: no such file or directory";
+    assert!(nowhere.code == 255 && nowhere.err.contains(words), "{}", nowhere.err);
     assert_eq!(house.run(&["pause", "one"]).code, 0);
     assert_eq!(house.status("one"), "paused");
     assert!(house.run(&["exec", "one", "/probe"]).err.contains("cannot exec in a paused container"));
