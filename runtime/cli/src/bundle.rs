@@ -26,13 +26,21 @@ pub(crate) fn enter(context: &Context, directory: Option<&str>) -> Result<(PathB
     })?;
     context.tell(&warnings);
     check_process(spec.process().as_ref())?;
-    warn_ambient(context, spec.process().as_ref());
+    if let Some(process) = spec.process() {
+        warn_of_capabilities(context, &spec, process);
+    }
     Ok((bundle, spec))
 }
 
-/// Ambient capabilities that the process does not get, for they are not inheritable or not permitted (capabilities(7)).
-pub(crate) fn warn_ambient(context: &Context, process: Option<&Process>) {
-    let Some(sets) = process.and_then(|process| process.capabilities().as_ref()) else { return };
+/// Capabilities that the process does not get: those that this program lacks itself, and ambient ones that are not
+/// inheritable or not permitted (capabilities(7)). `spec` is the container's.
+pub(crate) fn warn_of_capabilities(context: &Context, spec: &Spec, process: &Process) {
+    let Some(sets) = process.capabilities().as_ref() else { return };
+    let missing = skep_runtime::container::lacking_capabilities(spec, sets);
+    if !missing.is_empty() {
+        let text = format!("ignoring capabilities that this runtime lacks itself: [{}]", missing.join(" "));
+        context.tell(&[text]);
+    }
     let mut lost: Vec<String> = sets
         .ambient()
         .iter()

@@ -8,7 +8,7 @@ use skep_runtime::spec::parse_process;
 
 use crate::app::Context;
 use crate::attend::{Signals, attend};
-use crate::bundle::{check_process, warn_ambient};
+use crate::bundle::{check_process, warn_of_capabilities};
 use crate::create::{debug_seccomp, opened};
 use crate::error::Failure;
 use crate::flags::Words;
@@ -37,6 +37,11 @@ pub(crate) fn exec(context: &Context, words: &Words, wishes: &Wishes) -> Result<
     let spec = kept_spec(&directory)?;
     let (process, warnings) = process(words, &spec)?;
     context.tell(&warnings);
+    let unknown: Vec<&str> = words.list("cap").filter(|name| capability(name).is_none()).collect();
+    if !unknown.is_empty() {
+        let text = format!("ignoring unknown or unavailable capabilities: [{}]", unknown.join(" "));
+        context.tell(&[text]);
+    }
     let init = record.init.and_then(Init::open).ok_or(Failure::NotRunning)?;
     let detach = words.switch("detach");
     let terminal = process.terminal() == Some(true);
@@ -49,7 +54,7 @@ pub(crate) fn exec(context: &Context, words: &Words, wishes: &Wishes) -> Result<
         (None, Some(path)) => (None, Some(sockets::connect(path)?)),
         (None, None) => (None, None),
     };
-    warn_ambient(context, Some(&process));
+    warn_of_capabilities(context, &spec, &process);
     context.log.line(Level::Debug, "nsexec container setup");
     debug_seccomp(context, &spec);
     let mut started = container::exec(ExecOptions {
@@ -121,9 +126,9 @@ fn change(process: &mut Process, words: &Words) -> Result<(), Failure> {
     if let Some(label) = words.text("process-label") {
         process.set_selinux_label(Some(label.to_owned()));
     }
-    let added = words.list("cap").map(capability).collect::<Result<Vec<_>, _>>()?;
+    let added: Vec<Capability> = words.list("cap").filter_map(capability).collect();
     if !added.is_empty() {
-        let sets = process.capabilities().clone().unwrap_or_default();
+        let sets = process.capabilities().clone().unwrap_or_else(no_capabilities);
         process.set_capabilities(Some(with_capabilities(sets, &added)));
     }
     let mut env = process.env().clone().unwrap_or_default();
@@ -160,10 +165,16 @@ fn number(text: &str, what: &str) -> Result<u32, Failure> {
     text.parse().map_err(|_| Failure::Refused(format!("bad {what}: parsing {text:?}: invalid syntax")))
 }
 
-fn capability(name: &str) -> Result<Capability, Failure> {
-    let upper = name.to_ascii_uppercase();
-    let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
-    bare.parse().map_err(|_| Failure::Refused(format!("unknown capability {name:?}")))
+/// By the kernel's name, as in a spec.
+fn capability(name: &str) -> Option<Capability> {
+    name.strip_prefix("CAP_").filter(|bare| *bare == bare.to_ascii_uppercase())?.parse().ok()
+}
+
+/// The crate's default has some.
+fn no_capabilities() -> LinuxCapabilities {
+    let mut none = LinuxCapabilities::default();
+    none.set_bounding(None).set_permitted(None).set_effective(None).set_inheritable(None).set_ambient(None);
+    none
 }
 
 /// As runc: ambient ones too only if the process has inheritable ones at all, for without those they cannot be.
@@ -237,7 +248,6 @@ mod tests {
             ("-u 1:b id x", "bad gid"),
             ("-g -1 id x", "positive number -1"),
             ("--cwd rel id x", "absolute"),
-            ("--cap NOPE id x", "unknown capability"),
         ] {
             let text = changed(line).unwrap_err().to_string();
             assert!(text.contains(word), "{line}: {text}");

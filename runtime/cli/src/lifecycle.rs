@@ -166,8 +166,8 @@ pub(crate) fn remove_group(directory: &Path, record: &Record) -> Result<(), Fail
     removed.unwrap_or(Ok(()))
 }
 
-/// Removes what a container has: processes that outlived its init, cgroup, directory. Then its last hooks run. `made`:
-/// this command has put processes into the group, and whatever else is in it came from them.
+/// Removes what a container has: processes that outlived its init, cgroup, directory. Then its last hooks run, if its
+/// first ones may have. `made`: this command has put processes into the group, and whatever else is in it came from them.
 pub(crate) fn destroy(
     context: &Context,
     slot: Slot,
@@ -187,7 +187,7 @@ pub(crate) fn destroy(
         context.warn(&Failure::System { what: "rmdir of the resctrl group", source: error });
     }
     slot.remove()?;
-    if let Some(spec) = spec.filter(|_| record.init.is_some()) {
+    if let Some(spec) = spec.filter(|_| made || record.init.is_some()) {
         for failure in hooks::poststop(spec, record) {
             context.warn(&failure);
         }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use caps::{CapSet, Capability as Cap, CapsHashSet};
-use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities};
+use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, LinuxNamespaceType, Spec};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::CreateError;
@@ -30,6 +30,26 @@ pub(super) fn plan(wanted: Option<&LinuxCapabilities>, user_namespace: bool) -> 
     }
     let read = |set| caps::read(None, set).map_err(|error| CreateError::Capabilities(error.to_string()));
     Ok(plan_from(wanted, &read(CapSet::Bounding)?, &read(CapSet::Permitted)?))
+}
+
+/// What of these sets a process of this container does not get, because this process lacks it: the kernel's names.
+pub fn lacking_capabilities(spec: &Spec, sets: &LinuxCapabilities) -> Vec<String> {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref());
+    if namespaces.unwrap_or_default().iter().any(|one| one.typ() == LinuxNamespaceType::User) {
+        return Vec::new();
+    }
+    // Where they cannot be read, the container fails for that.
+    let own = |set| caps::read(None, set).unwrap_or_default();
+    let (bounding, permitted) = (own(CapSet::Bounding), own(CapSet::Permitted));
+    let lacks = |wanted, had: &CapsHashSet| known(wanted).difference(had).copied().collect::<Vec<_>>();
+    let mut missing: Vec<String> = lacks(sets.bounding(), &bounding)
+        .into_iter()
+        .chain(lacks(sets.permitted(), &permitted))
+        .map(|capability| capability.to_string())
+        .collect();
+    missing.sort_unstable();
+    missing.dedup();
+    missing
 }
 
 fn plan_from(wanted: Option<&LinuxCapabilities>, bounding: &CapsHashSet, permitted: &CapsHashSet) -> Planned {

@@ -26,7 +26,7 @@ pub enum CreateError {
         field: String,
     },
     /// A network device was not moved into the container.
-    #[error("cannot move the network device {name} into the container: {step}: {source}")]
+    #[error("cannot move the network device {name} into the container: {step}: {}", reason(source))]
     NetDevice {
         /// Its name on the host.
         name: String,
@@ -59,7 +59,7 @@ pub enum CreateError {
     #[error("cannot make a pipe")]
     Pipe(#[source] io::Error),
     /// A layer or root directory could not be opened.
-    #[error("cannot open the root filesystem's {}: {source}", path.display())]
+    #[error("cannot open the root filesystem's {}: {}", path.display(), reason(source))]
     OpenRoot {
         /// The directory.
         path: PathBuf,
@@ -68,7 +68,7 @@ pub enum CreateError {
         source: io::Error,
     },
     /// The overlay could not be made.
-    #[error("cannot make the overlay root filesystem ({step}): {source}{}", if log.is_empty() { String::new() } else { format!(" ({log})") })]
+    #[error("cannot make the overlay root filesystem ({step}): {}{}", reason(source), if log.is_empty() { String::new() } else { format!(" ({log})") })]
     Overlay {
         /// What was tried.
         step: String,
@@ -79,7 +79,7 @@ pub enum CreateError {
         source: io::Error,
     },
     /// A bind mount's source could not be taken.
-    #[error("cannot bind {} to {}: {}", from.display(), to.display(), reason(source))]
+    #[error("error during container init: error mounting {:?} to rootfs at {:?}: {}", from.display().to_string(), to.display().to_string(), reason(source))]
     BindSource {
         /// The source.
         from: PathBuf,
@@ -103,7 +103,7 @@ pub enum CreateError {
         source: io::Error,
     },
     /// The kernel cannot map the IDs of this filesystem.
-    #[error("idmapped mounts of {filesystem} are not supported by this kernel ({} at {}): {source}", from.display(), to.display())]
+    #[error("idmapped mounts of {filesystem} are not supported by this kernel ({} at {}): {}", from.display(), to.display(), reason(source))]
     Idmap {
         /// The source's filesystem.
         filesystem: String,
@@ -116,7 +116,7 @@ pub enum CreateError {
         source: io::Error,
     },
     /// The user namespace that carries a mount's ID maps could not be made.
-    #[error("cannot make ID maps for a mount ({step}): {source}")]
+    #[error("cannot make ID maps for a mount ({step}): {}", reason(source))]
     IdMaps {
         /// What was tried.
         step: &'static str,
@@ -125,7 +125,7 @@ pub enum CreateError {
         source: io::Error,
     },
     /// A namespace of the spec could not be opened.
-    #[error("cannot open the namespace {}: {source}", path.display())]
+    #[error("cannot open the namespace {}: {}", path.display(), reason(source))]
     OpenNamespace {
         /// Its path.
         path: PathBuf,
@@ -166,7 +166,7 @@ pub enum CreateError {
         reason: String,
     },
     /// The container's init is not there to be joined.
-    #[error("cannot look into the container's init, process {pid}: {source}")]
+    #[error("cannot look into the container's init, process {pid}: {}", reason(source))]
     NoInit {
         /// Its process ID.
         pid: i32,
@@ -175,7 +175,7 @@ pub enum CreateError {
         source: io::Error,
     },
     /// What has to be written for a new user namespace from outside was refused.
-    #[error("cannot write {file} of the container's init: {source}")]
+    #[error("cannot write {file} of the container's init: {}", reason(source))]
     Outside {
         /// The file below /proc/PID.
         file: &'static str,

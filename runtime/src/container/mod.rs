@@ -33,6 +33,7 @@ pub(crate) mod resctrl;
 mod rootfs;
 
 pub use self::ahead::{NetworkAhead, RootAhead};
+pub use self::capabilities::lacking_capabilities;
 pub use self::error::{CreateError, StartError};
 pub use self::exec::ExecOptions;
 pub use self::gate::Gate;

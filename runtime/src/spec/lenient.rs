@@ -23,11 +23,16 @@ const SCHEDULER_FLAGS: [(&str, &str); 2] = [
 /// # Errors
 /// It is none, with the place.
 pub fn parse_spec(text: &[u8]) -> Result<(Spec, Vec<String>), serde_json::Error> {
-    parse(text, |spec, warnings| {
+    let (mut spec, warnings): (Spec, _) = parse(text, |spec, warnings| {
         if let Some(process) = spec.get_mut("process").and_then(Value::as_object_mut) {
             mend(process, warnings);
         }
-    })
+    })?;
+    if spec.linux().is_none() {
+        // The crate's default is a container of its own taste; without a word the namespaces are the caller's.
+        spec.set_linux(Some(serde_json::from_str("{}")?));
+    }
+    Ok((spec, warnings))
 }
 
 /// Reads a process, as `exec` is given one.

@@ -26,6 +26,11 @@ pub(crate) const CASES: &[Case] = &[
     ("events_and_groups_have_runcs_words", events_and_groups_have_runcs_words),
     ("a_root_can_follow_the_hosts", a_root_can_follow_the_hosts),
     ("the_hosts_cgroup_options_are_left_alone", the_hosts_cgroup_options_are_left_alone),
+    ("a_failed_first_hook_has_the_last_ones_run", a_failed_first_hook_has_the_last_ones_run),
+    ("without_linux_the_namespaces_are_the_callers", without_linux_the_namespaces_are_the_callers),
+    ("a_remount_changes_the_mount_that_is_there", a_remount_changes_the_mount_that_is_there),
+    ("a_directory_over_a_file_is_named_so", a_directory_over_a_file_is_named_so),
+    ("capabilities_that_are_not_given_are_told", capabilities_that_are_not_given_are_told),
     ("a_deadline_needs_all_processors", a_deadline_needs_all_processors),
     ("a_frozen_cgroup_is_refused_and_left", a_frozen_cgroup_is_refused_and_left),
 ];
@@ -364,6 +369,119 @@ fn a_root_can_follow_the_hosts() {
     assert!(!follows(), "a root is private");
     house.change(|config| config["linux"]["rootfsPropagation"] = "slave".into());
     assert!(follows(), "or as it is asked for");
+    house.close();
+}
+
+fn a_failed_first_hook_has_the_last_ones_run() {
+    let house = House::new();
+    house.probe(&["exit", "0"]);
+    let made = house.path("made");
+    let made = made.to_str().unwrap();
+    for kind in ["prestart", "createRuntime", "createContainer"] {
+        house.change(|config| {
+            config["hooks"] = json!({
+                kind: [if kind == "createContainer" { inner_hook } else { host_hook }(&["exit", "1"])],
+                "poststop": [host_hook(&["touch", made])],
+            });
+        });
+        assert_eq!(house.run(&["create", "one"]).code, 1, "{kind}");
+        std::fs::remove_file(made).unwrap();
+    }
+    // What never began has nothing to be cleaned up after.
+    house.change(|config| config["process"]["args"] = json!([]));
+    assert_eq!(house.run(&["create", "one"]).code, 1);
+    assert!(!Path::new(made).exists());
+    house.close();
+}
+
+fn without_linux_the_namespaces_are_the_callers() {
+    let house = House::new();
+    let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+    // No /proc of its own: the program looks at nothing.
+    house.probe(&["exit", "0"]);
+    let mut text = String::new();
+    house.change(|config| {
+        config.as_object_mut().unwrap().remove("linux");
+        config.as_object_mut().unwrap().remove("hostname");
+        config["mounts"] = json!([]);
+        text = config.to_string();
+    });
+    let (spec, _) = skep_runtime::spec::parse_spec(text.as_bytes()).unwrap();
+    assert!(spec.linux().as_ref().unwrap().namespaces().is_none());
+    std::fs::write(house.bundle().join("config.json"), text.replace("\"exit\",\"0\"", "\"sleep\"")).unwrap();
+    // Its group has the container's name, for there is no place for another.
+    let name = format!("test-{}", std::process::id());
+    assert_eq!(house.run(&["run", "-d", &name]).code, 0);
+    let pid = house.run(&["state", &name]).json()["pid"].as_i64().unwrap();
+    let net = std::fs::read_link(format!("/proc/{pid}/ns/net"));
+    assert_eq!(house.run(&["delete", "--force", &name]).code, 0);
+    assert_eq!(net.unwrap(), own);
+    house.close();
+}
+
+fn a_remount_changes_the_mount_that_is_there() {
+    let house = House::new();
+    house.probe(&["read", "/proc/self/mountinfo"]);
+    let source = house.path("source");
+    std::fs::create_dir(&source).unwrap();
+    house.change(|config| {
+        add_mount(config, "bind", &source, "/x", &["bind"]);
+        config["mounts"].as_array_mut().unwrap().extend([
+            json!({ "destination": "/x", "options": ["remount", "bind", "ro"] }),
+            json!({ "destination": "/proc", "options": ["remount", "bind", "ro", "nosuid"] }),
+        ]);
+    });
+    let done = house.run(&["run", "one"]);
+    assert_eq!(done.code, 0, "{}", done.err);
+    for place in ["/x", "/proc"] {
+        let mounts: Vec<&str> =
+            done.out.lines().filter(|line| line.split(' ').nth(4) == Some(place)).collect();
+        assert_eq!(mounts.len(), 1, "{place}: {mounts:?}");
+        assert!(mounts[0].split(' ').nth(5).unwrap().starts_with("ro,"), "{mounts:?}");
+    }
+    house.close();
+}
+
+fn a_directory_over_a_file_is_named_so() {
+    let house = House::new();
+    house.probe(&["exit", "0"]);
+    let source = house.path("source");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(house.bundle().join("rootfs/file"), "").unwrap();
+    house.change(|config| add_mount(config, "bind", &source, "/file", &["bind"]));
+    let done = house.run(&["run", "one"]);
+    let words = "to rootfs at \\\"/file\\\": not a directory";
+    assert!(done.code == 1 && done.err.contains(words), "{}", done.err);
+    // So is a source that is not there.
+    house.change(|config| {
+        config["mounts"].as_array_mut().unwrap().last_mut().unwrap()["source"] = "/no".into()
+    });
+    let done = house.run(&["run", "one"]);
+    let words = "error mounting \\\"/no\\\" to rootfs at \\\"/file\\\": no such file or directory";
+    assert!(done.code == 1 && done.err.contains(words), "{}", done.err);
+    house.close();
+}
+
+fn capabilities_that_are_not_given_are_told() {
+    let house = House::new();
+    house.probe(&["sleep"]);
+    let had = std::fs::read_to_string("/proc/self/status").unwrap();
+    let had = had.lines().find_map(|line| line.strip_prefix("CapBnd:")).unwrap().trim().to_owned();
+    // CAP_SYS_RESOURCE, which few machines withhold from root.
+    let lacks = u64::from_str_radix(&had, 16).unwrap() & (1 << 24) == 0;
+    house.change(|config| {
+        for set in ["bounding", "permitted"] {
+            config["process"]["capabilities"][set] = json!(["CAP_CHOWN", "CAP_SYS_RESOURCE"]);
+        }
+    });
+    let done = house.run(&["run", "-d", "one"]);
+    assert_eq!(done.code, 0, "{}", done.err);
+    assert_eq!(done.err.contains("lacks itself: [CAP_SYS_RESOURCE]"), lacks, "{}", done.err);
+    let words = ["exec", "--cap", "NOPE", "--cap", "CAP_KILL", "one", "/probe", "exit", "0"];
+    let exec = house.run(&words);
+    assert_eq!(exec.code, 0, "{}", exec.err);
+    assert!(exec.err.contains("ignoring unknown or unavailable capabilities: [NOPE]"), "{}", exec.err);
+    assert_eq!(house.run(&["delete", "--force", "one"]).code, 0);
     house.close();
 }
 

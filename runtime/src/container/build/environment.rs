@@ -27,7 +27,7 @@ pub(in crate::container) struct Program {
 
 pub(in crate::container) fn plan(process: &Process) -> Result<Program, CreateError> {
     let args = process.args().as_deref().unwrap_or_default();
-    let command = args.first().filter(|command| !command.is_empty()).cloned();
+    let command = args.first().cloned();
     let command = command.ok_or_else(|| CreateError::Invalid("no command specified".to_owned()))?;
     let env = environment(process.env().as_deref().unwrap_or_default())?;
     let strings = |list: &[&str], what| {
@@ -73,6 +73,10 @@ fn home() -> Rc<[Cell<u8>]> {
 
 /// Where a program may be: itself if it has a slash, else in each directory of the environment's `PATH` (execvp(3)).
 fn programs(command: &str, env: &[&str]) -> Result<Vec<CString>, CreateError> {
+    if command.is_empty() {
+        // A directory's own name is no program in it.
+        return Ok(Vec::new());
+    }
     if command.contains('/') {
         return Ok(vec![c_string(command, "the command")?]);
     }

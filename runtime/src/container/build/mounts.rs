@@ -196,20 +196,12 @@ impl Builder<'_> {
         let at = mount.destination();
         let at = self.mounts.inside(at).unwrap_or(at);
         let strict = matches!(kind, "proc" | "sysfs" | "cgroup" | "cgroup2") && !weak::has(Weakness::Procfs);
+        if options.remount {
+            return self.remount(at, &options, strict);
+        }
         let place = self.place(at, kind, strict)?;
         if kind == "bind" {
             return self.bind(mount, &options, place);
-        }
-        if options.remount {
-            let data = text_options(&options, None);
-            let flags = options.legacy_flags();
-            let remount = Remount {
-                flags,
-                data: c_string(data, "mount options")?,
-                propagation: options.propagation.clone(),
-            };
-            self.steps.push(Step::Remount(place, remount));
-            return Ok(());
         }
         if matches!(kind, "cgroup" | "cgroup2") {
             return self.cgroup_mounts(at, &options);
@@ -218,6 +210,26 @@ impl Builder<'_> {
         let idmap = self.mounts.id_maps(mount, &options)?;
         let source = source.filter(|source| !source.is_empty()).unwrap_or(kind.as_bytes());
         self.filesystem(place, (kind, source), &options, idmap)
+    }
+
+    /// Changes what is mounted there: the one mount, if the options have `bind`, or else its filesystem (mount(2)).
+    fn remount(&mut self, at: &Path, options: &MountOptions, strict: bool) -> Result<(), CreateError> {
+        let mut place = target(at, false, strict)?;
+        if place.prefixes.last().is_some_and(|path| path.as_c_str() == c"proc") {
+            place.strict = true;
+        } else {
+            place = self.place(at, "none", strict)?;
+        }
+        let mut flags = options.legacy_flags();
+        flags.set(rustix::mount::MountFlags::BIND, options.bind);
+        let data = if options.bind { Vec::new() } else { text_options(options, None) };
+        let remount = Remount {
+            flags,
+            data: c_string(data, "mount options")?,
+            propagation: options.propagation.clone(),
+        };
+        self.steps.push(Step::Remount(place, remount));
+        Ok(())
     }
 
     /// The target, if it may be one.
@@ -302,8 +314,9 @@ impl Builder<'_> {
             file_label,
             instead,
         };
+        let label = wanted.source.to_string_lossy().into_owned();
         let source = MountSource::Filesystem(Box::new(wanted));
-        self.steps.push(Step::Mount { target: place, source, label: kind.to_owned() });
+        self.steps.push(Step::Mount { target: place, source, label });
         Ok(())
     }
 }

@@ -196,6 +196,8 @@ fn find_program(plan: &Plan) -> Result<&CStr, Message> {
                     Err(errno) => refused = Some(errno),
                 }
             }
+            // By its own path it is where no file can be; in a `PATH` others may have it.
+            Err(Errno::NOTDIR) if plan.command.contains('/') => refused = Some(Errno::NOTDIR),
             Err(Errno::NOENT | Errno::NOTDIR) => {}
             Err(errno) => refused = Some(errno),
         }

@@ -93,9 +93,9 @@ pub(super) fn mount_one(
     match source {
         MountSource::Copy(_) => {
             let (tree, _) = copied.ok_or(Errno::BADF)?;
-            told(attach(tree.as_fd(), place.fd.as_fd()), b"move_mount", note)
+            attach_copy(tree.as_fd(), place.fd.as_fd(), note)
         }
-        MountSource::Tree(tree) => told(attach(tree.as_fd(), place.fd.as_fd()), b"move_mount", note),
+        MountSource::Tree(tree) => attach_copy(tree.as_fd(), place.fd.as_fd(), note),
         MountSource::Filesystem(wanted) => match new_filesystem(root, target, &place, wanted, note) {
             // The kernel has reasons to refuse a container its own view of the cgroups (cgroup_namespaces(7)).
             Err(Errno::PERM | Errno::BUSY) if wanted.instead.is_some() => {
@@ -104,6 +104,18 @@ pub(super) fn mount_one(
             }
             other => other,
         },
+    }
+}
+
+/// Attaches a copy. That it is a directory and the place is none, or the other way round, is told as engines expect it;
+/// to the kernel it is one invalid argument of many.
+fn attach_copy(tree: BorrowedFd<'_>, place: BorrowedFd<'_>, note: &mut Note) -> Result<(), Errno> {
+    let directory = |fd| {
+        rustix::fs::fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+    };
+    match attach(tree, place) {
+        Err(Errno::INVAL) if directory(tree) != directory(place) => Err(Errno::NOTDIR),
+        done => told(done, b"move_mount", note),
     }
 }
 
