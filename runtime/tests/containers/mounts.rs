@@ -236,7 +236,7 @@ fn refused_mounts_say_why() {
     };
     let text = refused(filesystem("nosuchfs", "/a", &[]));
     assert!(
-        text.contains("mounting \"nosuchfs\" to rootfs at \"/a\": this kernel has no nosuchfs filesystem"),
+        text.contains("mounting \"mine\" to rootfs at \"/a\": this kernel has no nosuchfs filesystem"),
         "{text}"
     );
     let text = refused(filesystem("tmpfs", "/a", &["size=many"]));
