@@ -87,6 +87,7 @@ impl Place {
     /// `[CONTROLLER[,…]:]PATH`.
     pub(crate) fn within(&self, sub: &[&str]) -> Result<Cgroup, Failure> {
         let mut paths = self.paths.clone();
+        let mut named = std::collections::BTreeSet::new();
         let wrong =
             |text: &str, why: &str| Failure::Refused(format!("invalid --cgroup argument: {text} ({why})"));
         for text in sub {
@@ -102,6 +103,12 @@ impl Place {
             for controller in controllers.split(',') {
                 if controller.is_empty() && !controllers.is_empty() {
                     return Err(wrong(text, "empty <controller> prefix"));
+                }
+                if !named.insert(controller) {
+                    let text = format!(
+                        "invalid --cgroup argument(s): controller {controller} specified multiple times"
+                    );
+                    return Err(Failure::Refused(text));
                 }
                 match paths.get_mut(controller) {
                     Some(directory) if !path.is_empty() => directory.push(path),
@@ -181,10 +188,12 @@ mod tests {
         let within = |sub: &[&str]| place.within(sub).map(|group| group.paths());
         assert_eq!(within(&[]).unwrap(), place.paths);
         assert_eq!(within(&["/"]).unwrap(), place.paths);
-        let below = within(&["memory,cpu:/a/b", "cpu:c"]).unwrap();
-        assert_eq!((&below["memory"], &below["cpu"]), (&"/m/one/a/b".into(), &"/c/one/a/b/c".into()));
+        let below = within(&["memory:/a/b", "cpu:c"]).unwrap();
+        assert_eq!((&below["memory"], &below["cpu"]), (&"/m/one/a/b".into(), &"/c/one/c".into()));
         assert_eq!(within(&["x"]).unwrap()[""], PathBuf::from("/u/one/x"));
-        for wrong in [&["a", "b"][..], &["memory:../two"], &[",cpu:a"], &["nope:a"]] {
+        for wrong in
+            [&["a", "b"][..], &["memory:../two"], &[",cpu:a"], &["nope:a"], &["memory,cpu:a", "cpu:b"]]
+        {
             assert!(within(wrong).is_err(), "{wrong:?}");
         }
     }

@@ -85,7 +85,8 @@ use Meaning::{
 };
 
 /// Sorted by name.
-const OPTIONS: [(&str, Meaning); 62] = [
+const OPTIONS: [(&str, Meaning); 64] = [
+    ("acl", Superblock(libc::MS_POSIXACL)),
     ("async", NoSuperblock(libc::MS_SYNCHRONOUS)),
     ("atime", NoAtime(NOATIME)),
     ("bind", Bind(false)),
@@ -99,6 +100,7 @@ const OPTIONS: [(&str, Meaning); 62] = [
     ("lazytime", Superblock(libc::MS_LAZYTIME)),
     ("loud", NoSuperblock(libc::MS_SILENT)),
     ("mand", Superblock(libc::MS_MANDLOCK)),
+    ("noacl", NoSuperblock(libc::MS_POSIXACL)),
     ("noatime", Atime(NOATIME)),
     ("nodev", Set(NODEV)),
     ("nodiratime", Set(NODIRATIME)),
@@ -296,7 +298,8 @@ mod tests {
         let options = parse("sync,dirsync,lazytime,mand,nomand,silent");
         assert_eq!(options.superblock_words().collect::<Vec<_>>(), [c"sync", c"dirsync", c"lazytime"]);
         assert_ne!(options.superblock & LEGACY_ONLY, 0);
-        assert_eq!(parse("silent,loud,sync,async").superblock, 0);
+        assert_eq!(parse("silent,loud,sync,async,acl,noacl").superblock, 0);
+        assert!(parse("acl").data.is_empty());
         let flags = parse("ro,nosymfollow,noatime,sync").legacy_flags().bits();
         let expected = libc::MS_RDONLY | libc::MS_NOATIME | libc::MS_SYNCHRONOUS | 0x100;
         assert_eq!(u64::from(flags), expected);
