@@ -86,10 +86,10 @@ fix:
     cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
     cargo fmt --all
 
+# As a part of the workspace, whose dependencies are built for its tests already.
 # every fuzz target of the runtime for so many seconds, with random bytes and no fuzzer; needs root
 fuzz-briefly SECONDS="2":
-    FUZZ_SECONDS={{ SECONDS }} cargo test -p skep-runtime --features fuzzing --test fuzz -- --nocapture
-    FUZZ_SECONDS={{ SECONDS }} cargo test -p skep-runtime-cli --features fuzzing --test fuzz -- --nocapture
+    FUZZ_SECONDS={{ SECONDS }} cargo test --workspace --features skep-runtime/fuzzing,skep-runtime-cli/fuzzing --test fuzz -- --nocapture
 
 # what others can send or write is read without a panic: the fuzz targets of these rooms, each for so many seconds; needs cargo-fuzz and a C++ compiler
 fuzz SECONDS="10" *ROOMS="runtime swarm/mesh":

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use skep_runtime::container::{self, ExecOptions};
 use skep_runtime::spec::oci::{Capability, LinuxCapabilities, Process, Spec};
-use skep_runtime::spec::parse_process;
+use skep_runtime::spec::{no_capabilities, parse_process};
 
 use crate::app::Context;
 use crate::attend::{Signals, attend};
@@ -168,13 +168,6 @@ fn number(text: &str, what: &str) -> Result<u32, Failure> {
 /// By the kernel's name, as in a spec.
 fn capability(name: &str) -> Option<Capability> {
     name.strip_prefix("CAP_").filter(|bare| *bare == bare.to_ascii_uppercase())?.parse().ok()
-}
-
-/// The crate's default has some.
-fn no_capabilities() -> LinuxCapabilities {
-    let mut none = LinuxCapabilities::default();
-    none.set_bounding(None).set_permitted(None).set_effective(None).set_inheritable(None).set_ambient(None);
-    none
 }
 
 /// As runc: ambient ones too only if the process has inheritable ones at all, for without those they cannot be.

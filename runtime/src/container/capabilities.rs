@@ -7,6 +7,7 @@ use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, LinuxNamesp
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::CreateError;
+use crate::spec::no_capabilities;
 use crate::weak::{self, Weakness};
 
 /// What a container's process gets.
@@ -53,7 +54,8 @@ pub fn lacking_capabilities(spec: &Spec, sets: &LinuxCapabilities) -> Vec<String
 }
 
 fn plan_from(wanted: Option<&LinuxCapabilities>, bounding: &CapsHashSet, permitted: &CapsHashSet) -> Planned {
-    let wanted = wanted.cloned().unwrap_or_default_empty();
+    // No capabilities in the spec means none in the process.
+    let wanted = wanted.cloned().unwrap_or_else(no_capabilities);
     let keep = known(wanted.bounding());
     let mut drop_bounding: Vec<u8> = bounding.difference(&keep).map(Cap::index).collect();
     drop_bounding.sort_unstable();
@@ -72,25 +74,6 @@ fn plan_from(wanted: Option<&LinuxCapabilities>, bounding: &CapsHashSet, permitt
         },
         ambient: ambient.iter().collect(),
         had,
-    }
-}
-
-/// No capabilities in the spec means none in the process.
-trait OrEmpty {
-    fn unwrap_or_default_empty(self) -> LinuxCapabilities;
-}
-
-impl OrEmpty for Option<LinuxCapabilities> {
-    fn unwrap_or_default_empty(self) -> LinuxCapabilities {
-        self.unwrap_or_else(|| {
-            let mut none = LinuxCapabilities::default();
-            none.set_bounding(None)
-                .set_permitted(None)
-                .set_effective(None)
-                .set_inheritable(None)
-                .set_ambient(None);
-            none
-        })
     }
 }
 

@@ -86,8 +86,15 @@ pub fn confine(spec: &mut Spec) -> Result<(), SeccompError> {
     Ok(())
 }
 
+/// Five sets without a word, as those of a process without `capabilities`. (The crate's default has some in them.)
+pub fn no_capabilities() -> LinuxCapabilities {
+    let mut none = LinuxCapabilities::default();
+    none.set_bounding(None).set_permitted(None).set_effective(None).set_inheritable(None).set_ambient(None);
+    none
+}
+
 fn default_process() -> Process {
-    let mut capabilities = LinuxCapabilities::default();
+    let mut capabilities = no_capabilities();
     capabilities.set_bounding(Some(default_capabilities()));
     capabilities.set_permitted(Some(default_capabilities()));
     capabilities.set_effective(Some(default_capabilities()));

@@ -6,7 +6,7 @@ pub(crate) mod fuzzing;
 mod lenient;
 mod user;
 
-pub use self::defaults::{confine, default_capabilities, default_spec};
+pub use self::defaults::{confine, default_capabilities, default_spec, no_capabilities};
 pub use self::lenient::{parse_process, parse_spec};
 pub use self::user::{ResolvedUser, UserError, resolve_user};
 
