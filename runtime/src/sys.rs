@@ -392,8 +392,8 @@ pub(crate) fn give_back_memory() {
     // SAFETY: the function has the right type, keeps nothing and does not unwind; the heap's own function is always
     // allowed.
     unsafe {
-        libc::dl_iterate_phdr(Some(forget), std::ptr::null_mut());
         libc::malloc_trim(0);
+        libc::dl_iterate_phdr(Some(forget), std::ptr::null_mut());
     }
 }
 

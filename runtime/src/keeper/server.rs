@@ -263,6 +263,7 @@ impl Server {
             if let Some(end) = self.end {
                 return Ok(end);
             }
+            let rested = self.rest.take_if(|at| *at <= Instant::now()).is_some();
             let next = self.respawn.next().into_iter().chain(self.door.next()).chain(self.rest).min();
             let timeout = match next {
                 // Rounded up, so that it is due when the wait is over.
@@ -272,6 +273,10 @@ impl Server {
                 }
                 None => EpollTimeout::NONE,
             };
+            if rested {
+                // Last, so that little of the program comes back for what is still to be done.
+                sys::give_back_memory();
+            }
             let count = match self.epoll.wait(&mut events, timeout) {
                 Ok(count) => count,
                 Err(nix::errno::Errno::EINTR) => 0,
@@ -283,9 +288,6 @@ impl Server {
             let now = Instant::now();
             if count > 0 {
                 self.rest = Some(now + REST_AFTER);
-            } else if self.rest.is_some_and(|at| at <= now) {
-                sys::give_back_memory();
-                self.rest = None;
             }
             self.door.open_if_due(&self.epoll, now);
             self.respawn_if_due();
