@@ -29,7 +29,7 @@ struct Prepared<'a> {
     netns: Option<&'a OwnedFd>,
     root: Option<RootAhead>,
     filter: Option<Arc<Filter>>,
-    /// Called with the init's number.
+    /// Called with the init's number; whether the program may run as soon as all is ready.
     note: &'a dyn Fn(i32) -> bool,
 }
 

@@ -51,9 +51,6 @@ fn parse<T: DeserializeOwned>(
         Ok(value) => return Ok((value, Vec::new())),
         Err(error) => error,
     };
-    // Once more, for the member's name, which costs too much for specs without errors.
-    let again = serde_path_to_error::deserialize::<_, T>(&mut serde_json::Deserializer::from_slice(text));
-    let error = again.err().map_or(error, located);
     let Ok(original) = serde_json::from_slice::<Value>(text) else { return Err(error) };
     let mut mended = original.clone();
     drop_nulls(&mut mended);
@@ -62,7 +59,9 @@ fn parse<T: DeserializeOwned>(
         mend(members, &mut warnings);
     }
     if mended == original {
-        return Err(error);
+        // Once more, for the member's name, which costs too much for specs that are read.
+        let again = serde_path_to_error::deserialize::<_, T>(&mut serde_json::Deserializer::from_slice(text));
+        return Err(again.err().map_or(error, located));
     }
     // What was mended may not have been all: then it is the rest that is wrong.
     Ok((serde_path_to_error::deserialize(mended).map_err(located)?, warnings))

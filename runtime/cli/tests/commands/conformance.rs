@@ -397,18 +397,15 @@ fn a_failed_first_hook_has_the_last_ones_run() {
 fn without_linux_the_namespaces_are_the_callers() {
     let house = House::new();
     let own = std::fs::read_link("/proc/self/ns/net").unwrap();
-    // No /proc of its own: the program looks at nothing.
-    house.probe(&["exit", "0"]);
-    let mut text = String::new();
+    house.probe(&["sleep"]);
     house.change(|config| {
         config.as_object_mut().unwrap().remove("linux");
         config.as_object_mut().unwrap().remove("hostname");
         config["mounts"] = json!([]);
-        text = config.to_string();
     });
-    let (spec, _) = skep_runtime::spec::parse_spec(text.as_bytes()).unwrap();
+    let text = std::fs::read(house.bundle().join("config.json")).unwrap();
+    let (spec, _) = skep_runtime::spec::parse_spec(&text).unwrap();
     assert!(spec.linux().as_ref().unwrap().namespaces().is_none());
-    std::fs::write(house.bundle().join("config.json"), text.replace("\"exit\",\"0\"", "\"sleep\"")).unwrap();
     // Its group has the container's name, for there is no place for another.
     let name = format!("test-{}", std::process::id());
     assert_eq!(house.run(&["run", "-d", &name]).code, 0);

@@ -200,8 +200,8 @@ fn the_kernel_obeys_the_program_and_its_replacement() {
     let directory = std::fs::File::open(&group.0).unwrap();
     assert_eq!(bpf::count(&directory), 1);
     // The same program again, in place of itself, and in place of others too.
-    for others in [0, 1] {
-        for _ in 0..others {
+    for beside_another in [false, true] {
+        if beside_another {
             bpf::add(&directory, &[deny_all()]);
         }
         attach_v2(&group.0, &[null, Rule { minor: Some(7), ..null }]).unwrap();
